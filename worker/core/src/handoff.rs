@@ -1,0 +1,1 @@
+//! Stub of the module; filled by its own change.
