@@ -9,10 +9,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     files.sort();
     println!("cargo:rerun-if-changed={}", root.join("shoal").display());
     let descriptors = protox::compile(&files, [&root])?;
-    tonic_prost_build::configure()
-        .bytes(".")
-        .include_file("shoal.rs")
-        .compile_fds(descriptors)?;
+    tonic_prost_build::configure().bytes(".").include_file("shoal.rs").compile_fds(descriptors)?;
     Ok(())
 }
 

@@ -1,1 +1,6 @@
-//! x
+//! The worker: thin shells around `shoal_core`. All IO of a Shoal pod is here.
+//!
+//! A component is `Config → new() → run(shutdown)` plus a cheap handle; channels never
+//! leave their module, every queue is bounded.
+
+pub mod env;

@@ -1,2 +1,3 @@
-//! x
+//! The `shoal` command.
+
 fn main() {}

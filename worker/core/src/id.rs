@@ -169,13 +169,11 @@ impl fmt::Debug for ClusterId {
 impl FromStr for ClusterId {
     type Err = ParseError;
     fn from_str(text: &str) -> Result<Self, ParseError> {
-        u128::from_str_radix(text, 16)
-            .map(Self)
-            .map_err(|_| ParseError {
-                what: "cluster id",
-                expected: "32 hexadecimal digits",
-                text: text.to_owned(),
-            })
+        u128::from_str_radix(text, 16).map(Self).map_err(|_| ParseError {
+            what: "cluster id",
+            expected: "32 hexadecimal digits",
+            text: text.to_owned(),
+        })
     }
 }
 
@@ -209,10 +207,7 @@ impl Timestamp {
     /// Both clocks moved forward by `span`.
     #[must_use]
     pub fn plus(self, span: Duration) -> Self {
-        Self {
-            boottime: self.boottime + span,
-            raw: self.raw + span,
-        }
+        Self { boottime: self.boottime + span, raw: self.raw + span }
     }
 
     /// True once both clocks have reached `instant`: an expiry has passed.
@@ -228,17 +223,11 @@ impl Timestamp {
     /// The later of two instants, clock by clock.
     #[must_use]
     pub fn max_each(self, other: Self) -> Self {
-        Self {
-            boottime: self.boottime.max(other.boottime),
-            raw: self.raw.max(other.raw),
-        }
+        Self { boottime: self.boottime.max(other.boottime), raw: self.raw.max(other.raw) }
     }
 
     fn differences(self, earlier: Self) -> (Duration, Duration) {
-        (
-            self.boottime.saturating_sub(earlier.boottime),
-            self.raw.saturating_sub(earlier.raw),
-        )
+        (self.boottime.saturating_sub(earlier.boottime), self.raw.saturating_sub(earlier.raw))
     }
 }
 
@@ -254,14 +243,8 @@ mod tests {
         assert_eq!(ShardId(42).to_string(), "s42");
         assert_eq!(Epoch::new(9, 3).to_string(), "e3");
         let error = "x7".parse::<NodeId>().unwrap_err().to_string();
-        assert_eq!(
-            error,
-            "\"x7\" is not a node id: expected n<number> or <number>"
-        );
-        let incarnation = Incarnation {
-            counter: 4,
-            nonce: u64::MAX - 1,
-        };
+        assert_eq!(error, "\"x7\" is not a node id: expected n<number> or <number>");
+        let incarnation = Incarnation { counter: 4, nonce: u64::MAX - 1 };
         assert_eq!(incarnation.to_text().parse(), Ok(incarnation));
     }
 

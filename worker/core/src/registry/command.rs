@@ -208,23 +208,11 @@ pub enum Refused {
     #[error("node {0} has left this cluster for ever")]
     NodeLeft(NodeId),
     #[error("node name {name:?} is in use by {node} at {address}")]
-    NameInUse {
-        name: String,
-        node: NodeId,
-        address: String,
-    },
+    NameInUse { name: String, node: NodeId, address: String },
     #[error("node {node} is at incarnation {current}, not {seen}")]
-    StaleIncarnation {
-        node: NodeId,
-        seen: Incarnation,
-        current: Incarnation,
-    },
+    StaleIncarnation { node: NodeId, seen: Incarnation, current: Incarnation },
     #[error("node {node} renewed at {current} after {seen}")]
-    Renewed {
-        node: NodeId,
-        seen: LogIndex,
-        current: LogIndex,
-    },
+    Renewed { node: NodeId, seen: LogIndex, current: LogIndex },
     #[error("node {0} is marked for removal")]
     Marked(NodeId),
     #[error("node {0} is not up")]
@@ -236,11 +224,7 @@ pub enum Refused {
     #[error("node {0} is draining or closed and can be no target")]
     NotATarget(NodeId),
     #[error("node {node} still owns {owned} and receives {receiving} shards")]
-    StillOwns {
-        node: NodeId,
-        owned: u32,
-        receiving: u32,
-    },
+    StillOwns { node: NodeId, owned: u32, receiving: u32 },
     #[error(
         "node {0} may be removed only when closed, fenced or joining, and draining for removal or marked"
     )]
@@ -248,11 +232,7 @@ pub enum Refused {
     #[error("no shard {0}")]
     UnknownShard(ShardId),
     #[error("shard {shard} is at {current:?}, not {seen:?}")]
-    StaleEpoch {
-        shard: ShardId,
-        seen: Epoch,
-        current: Epoch,
-    },
+    StaleEpoch { shard: ShardId, seen: Epoch, current: Epoch },
     #[error("shard {0} is not unassigned")]
     NotUnassigned(ShardId),
     #[error("shard {0} is not owned at rest")]
@@ -262,11 +242,7 @@ pub enum Refused {
     #[error("shard {0} already belongs to the target")]
     SameNode(ShardId),
     #[error("{field} is {value}, allowed: {allowed}")]
-    OutOfRange {
-        field: &'static str,
-        value: u64,
-        allowed: &'static str,
-    },
+    OutOfRange { field: &'static str, value: u64, allowed: &'static str },
     #[error("SHARDS is {founded} since the cluster was founded and cannot become {asked}")]
     ShardCountFixed { founded: u32, asked: u32 },
     #[error("no previous lease of that change is unsettled")]
@@ -274,11 +250,7 @@ pub enum Refused {
     #[error("feature level {asked} is not above {current}, or a node does not know it")]
     Level { asked: u32, current: u32 },
     #[error("node {node} knows feature level {known}, this cluster is at {required}")]
-    LevelTooLow {
-        node: String,
-        known: u32,
-        required: u32,
-    },
+    LevelTooLow { node: String, known: u32, required: u32 },
     #[error("operator epoch {seen} is not the one in force, {current}")]
     OperatorEpoch { seen: u64, current: u64 },
     #[error("a batch of {0} items is over the limit")]

@@ -120,12 +120,8 @@ impl ShardRow {
     /// The node and incarnation that may serve it, also while it moves away.
     pub fn owner(&self) -> Option<(NodeId, Incarnation)> {
         match self.holding {
-            Holding::Owned {
-                node, incarnation, ..
-            }
-            | Holding::Moving {
-                node, incarnation, ..
-            } => Some((node, incarnation)),
+            Holding::Owned { node, incarnation, .. }
+            | Holding::Moving { node, incarnation, .. } => Some((node, incarnation)),
             Holding::Unassigned => None,
         }
     }
@@ -162,8 +158,7 @@ pub struct Settings {
 impl Settings {
     /// The lease that every expiry must assume: the larger of the one in force and the unsettled one.
     pub fn longest_lease_ms(&self) -> u32 {
-        self.lease_ms
-            .max(self.previous_lease.map_or(0, |(lease, _)| lease))
+        self.lease_ms.max(self.previous_lease.map_or(0, |(lease, _)| lease))
     }
 }
 
