@@ -3,4 +3,5 @@
 //! A component is `Config → new() → run(shutdown)` plus a cheap handle; channels never
 //! leave their module, every queue is bounded.
 
+pub mod config;
 pub mod env;

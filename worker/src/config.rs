@@ -1,0 +1,431 @@
+//! Environment and flags → one typed `Config`, judged as a whole before any port is bound.
+//!
+//! Each setting is an environment variable and a flag of the same name in kebab-case; a
+//! flag wins. An error names the setting, what it holds and what would be right.
+
+use std::{net::IpAddr, path::PathBuf, time::Duration};
+
+use clap::Args;
+use shoal_core::registry::{LEASES_MS, SHARD_COUNTS, WEIGHTS};
+
+mod address;
+
+pub use address::HostPort;
+
+/// Distance of the default ports from the one of NODE_ADDRESS.
+const RAFT_PORT_OFFSET: u16 = 1_000;
+pub const ADMIN_PORT_OFFSET: u16 = 2_000;
+const HTTP_PORT_OFFSET: u16 = 3_000;
+/// Smallest and largest MAX_PAYLOAD: a frame's length field and the memory of one pipe.
+const MAX_PAYLOADS: std::ops::RangeInclusive<u64> = 1_024..=64 << 20;
+
+/// A setting that cannot be used; `main` prints it and exits 64.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    #[error("{setting} is {value:?}: {problem}; {remedy}")]
+    Invalid { setting: &'static str, value: String, problem: String, remedy: &'static str },
+    #[error("{setting} is missing: {remedy}")]
+    Missing { setting: &'static str, remedy: &'static str },
+    #[error("{first} and {second} exclude each other: {remedy}")]
+    Conflict { first: &'static str, second: &'static str, remedy: &'static str },
+}
+
+fn invalid(
+    setting: &'static str,
+    value: impl ToString,
+    problem: impl ToString,
+    remedy: &'static str,
+) -> Error {
+    Error::Invalid { setting, value: value.to_string(), problem: problem.to_string(), remedy }
+}
+
+/// The settings of `shoal run` as they were given.
+#[derive(Args, Debug, Clone, Default)]
+pub struct RunArgs {
+    /// Data port, clients and pipes; advertised `host:port`
+    #[arg(long, env = "NODE_ADDRESS", value_name = "HOST:PORT")]
+    pub node_address: Option<String>,
+    /// Raft, sessions, hand-over [default: NODE_ADDRESS port + 1000]
+    #[arg(long, env = "RAFT_ADDRESS", value_name = "HOST:PORT")]
+    pub raft_address: Option<String>,
+    /// Admin gRPC [default: NODE_ADDRESS port + 2000]
+    #[arg(long, env = "ADMIN_ADDRESS", value_name = "HOST:PORT")]
+    pub admin_address: Option<String>,
+    /// livez, readyz, drained, metrics [default: NODE_ADDRESS port + 3000]
+    #[arg(long, env = "HTTP_ADDRESS", value_name = "HOST:PORT")]
+    pub http_address: Option<String>,
+    /// Host or IP to listen on [default: NODE_ADDRESS host if an IP or localhost, else [::]]
+    #[arg(long, env = "BIND_ADDRESS", value_name = "HOST")]
+    pub bind_address: Option<String>,
+    /// Name of this node [default: the host name]
+    #[arg(long, env = "RAFT_ID", value_name = "NAME")]
+    pub raft_id: Option<String>,
+    /// Data directory [default: ./data/<RAFT_ID>]
+    #[arg(long, env = "RAFT_DIR", value_name = "PATH")]
+    pub raft_dir: Option<PathBuf>,
+    /// NODE_ADDRESS of any member to join; empty founds a cluster of one
+    #[arg(long, env = "JOIN_ADDRESS", value_name = "HOST:PORT")]
+    pub join_address: Option<String>,
+    /// NODE_ADDRESSes of all founding nodes, comma-separated, equal on all of them
+    #[arg(long, env = "PEER_ADDRESSES", value_name = "LIST")]
+    pub peer_addresses: Option<String>,
+    /// static
+    #[arg(long, env = "DISCOVERY", value_name = "KIND")]
+    pub discovery: Option<String>,
+    /// Shards of a cluster founded now: a power of two, 16…65536 [default: 1024]
+    #[arg(long, env = "SHARDS", value_name = "COUNT")]
+    pub shards: Option<String>,
+    /// Lease of a cluster founded now, seconds, 2…60 [default: 3]
+    #[arg(long, env = "LEASE", value_name = "SECONDS")]
+    pub lease: Option<String>,
+    /// Share of shards relative to other nodes, 1…1000 [default: 100]
+    #[arg(long, env = "WEIGHT", value_name = "WEIGHT")]
+    pub weight: Option<String>,
+    /// Failure zone of this node
+    #[arg(long, env = "ZONE", value_name = "NAME")]
+    pub zone: Option<String>,
+    /// Largest payload in bytes (or with KiB, MiB) [default: 4MiB]
+    #[arg(long, env = "MAX_PAYLOAD", value_name = "SIZE")]
+    pub max_payload: Option<String>,
+    /// Time from SIGTERM to exit, seconds [default: 20]
+    #[arg(long, env = "SHUTDOWN_BUDGET", value_name = "SECONDS")]
+    pub shutdown_budget: Option<String>,
+    /// json or text [default: text on a terminal, else json in a pod]
+    #[arg(long, env = "LOG_FORMAT", value_name = "FORMAT")]
+    pub log_format: Option<String>,
+    /// error, warn, info, debug, trace, or a tracing filter [default: info]
+    #[arg(long, env = "LOG_LEVEL", value_name = "LEVEL")]
+    pub log_level: Option<String>,
+    /// disabled
+    #[arg(long, env = "TLS_MODE", value_name = "MODE")]
+    pub tls_mode: Option<String>,
+    #[arg(long, env = "TLS_CERT", value_name = "PATH")]
+    pub tls_cert: Option<PathBuf>,
+    #[arg(long, env = "TLS_KEY", value_name = "PATH")]
+    pub tls_key: Option<PathBuf>,
+    #[arg(long, env = "TLS_CA", value_name = "PATH")]
+    pub tls_ca: Option<PathBuf>,
+}
+
+/// How a node with an empty directory gets into a cluster.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Start {
+    /// JOIN_ADDRESS="": found a cluster of one.
+    FoundAlone,
+    /// JOIN_ADDRESS: the NODE_ADDRESS of any member.
+    Join(HostPort),
+    /// PEER_ADDRESSES: static discovery and the founding set.
+    Peers(Vec<HostPort>),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    Json,
+    Text,
+}
+
+/// Everything `shoal run` needs to know, valid as a whole.
+#[derive(Debug, Clone)]
+pub struct Config {
+    pub node_address: HostPort,
+    pub raft_address: HostPort,
+    pub admin_address: HostPort,
+    pub http_address: HostPort,
+    pub bind_host: String,
+    pub raft_id: String,
+    pub raft_dir: PathBuf,
+    pub start: Start,
+    /// Only as given: counts at founding, later a different value is refused.
+    pub shards: Option<u32>,
+    pub lease: Option<Duration>,
+    pub weight: u32,
+    pub zone: String,
+    pub max_payload: usize,
+    pub shutdown_budget: Duration,
+    pub log_format: LogFormat,
+    pub log_level: String,
+}
+
+impl Config {
+    pub const DEFAULT_SHARDS: u32 = 1_024;
+    pub const DEFAULT_LEASE: Duration = Duration::from_secs(3);
+
+    /// Judges all settings together. Reads nothing but `args` and `host_name`.
+    pub fn resolve(args: &RunArgs, host_name: &str) -> Result<Self, Error> {
+        let node_address = required_address("NODE_ADDRESS", args.node_address.as_deref())?;
+        let near = |setting, given: &Option<String>, offset| match given {
+            Some(text) => address(setting, text),
+            None => node_address.with_port_offset(offset).ok_or_else(|| {
+                invalid(
+                    "NODE_ADDRESS",
+                    &node_address,
+                    format!("its port + {offset} is over 65535"),
+                    "choose a lower port or set the other addresses",
+                )
+            }),
+        };
+        let raft_address = near("RAFT_ADDRESS", &args.raft_address, RAFT_PORT_OFFSET)?;
+        let admin_address = near("ADMIN_ADDRESS", &args.admin_address, ADMIN_PORT_OFFSET)?;
+        let http_address = near("HTTP_ADDRESS", &args.http_address, HTTP_PORT_OFFSET)?;
+        distinct(&[
+            ("NODE_ADDRESS", &node_address),
+            ("RAFT_ADDRESS", &raft_address),
+            ("ADMIN_ADDRESS", &admin_address),
+            ("HTTP_ADDRESS", &http_address),
+        ])?;
+        let raft_id = node_name(args.raft_id.as_deref(), host_name)?;
+        tls(args, &[&node_address, &raft_address, &admin_address, &http_address])?;
+        Ok(Self {
+            bind_host: bind_host(args.bind_address.as_deref(), &node_address)?,
+            raft_dir: args.raft_dir.clone().unwrap_or_else(|| PathBuf::from("data").join(&raft_id)),
+            start: start(args)?,
+            shards: args.shards.as_deref().map(shards).transpose()?,
+            lease: args.lease.as_deref().map(lease).transpose()?,
+            weight: args.weight.as_deref().map_or(Ok(100), |text| {
+                number(
+                    "WEIGHT",
+                    text,
+                    u64::from(*WEIGHTS.start())..=u64::from(*WEIGHTS.end()),
+                    "give a whole number from 1 to 1000",
+                )
+                .map(|weight| weight as u32)
+            })?,
+            zone: args.zone.clone().unwrap_or_default(),
+            max_payload: args.max_payload.as_deref().map_or(Ok(4 << 20), size)?,
+            shutdown_budget: args
+                .shutdown_budget
+                .as_deref()
+                .map_or(Ok(20), |text| {
+                    number(
+                        "SHUTDOWN_BUDGET",
+                        text,
+                        1..=86_400,
+                        "give whole seconds from 1 to 86400",
+                    )
+                })
+                .map(Duration::from_secs)?,
+            log_format: log_format(args.log_format.as_deref())?,
+            log_level: log_level(args.log_level.as_deref())?,
+            node_address,
+            raft_address,
+            admin_address,
+            http_address,
+            raft_id,
+        })
+    }
+}
+
+fn required_address(setting: &'static str, given: Option<&str>) -> Result<HostPort, Error> {
+    let text = given.filter(|text| !text.is_empty()).ok_or(Error::Missing {
+        setting,
+        remedy: "set it to the host:port that clients and peers reach this node at",
+    })?;
+    address(setting, text)
+}
+
+fn address(setting: &'static str, text: &str) -> Result<HostPort, Error> {
+    text.parse().map_err(|problem: address::Error| {
+        invalid(setting, text, problem, "write host:port, an IPv6 address in brackets")
+    })
+}
+
+fn distinct(addresses: &[(&'static str, &HostPort)]) -> Result<(), Error> {
+    for (index, (first, one)) in addresses.iter().enumerate() {
+        for (second, other) in &addresses[index + 1..] {
+            if one == other && one.port != 0 {
+                return Err(invalid(
+                    second,
+                    other,
+                    format!("it is the same as {first}"),
+                    "give each its own port",
+                ));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn node_name(given: Option<&str>, host_name: &str) -> Result<String, Error> {
+    const LONGEST: usize = 253;
+    let name = given.unwrap_or(host_name);
+    let legal = |c: char| c.is_ascii_alphanumeric() || "-_.:[]".contains(c);
+    if name.is_empty() || name.len() > LONGEST || !name.chars().all(legal) {
+        return Err(invalid(
+            "RAFT_ID",
+            name,
+            "it is not a node name",
+            "use 1 to 253 letters, digits, '-', '_', '.'",
+        ));
+    }
+    Ok(name.to_owned())
+}
+
+fn bind_host(given: Option<&str>, node: &HostPort) -> Result<String, Error> {
+    let Some(text) = given else {
+        return Ok(match node.host.parse::<IpAddr>() {
+            Ok(_) => node.host.clone(),
+            Err(_) if node.host == "localhost" => node.host.clone(),
+            Err(_) => "::".to_owned(),
+        });
+    };
+    let bare = text.trim_start_matches('[').trim_end_matches(']');
+    if bare == "localhost" || bare.parse::<IpAddr>().is_ok() {
+        return Ok(bare.to_owned());
+    }
+    Err(invalid(
+        "BIND_ADDRESS",
+        text,
+        "it is no IP address",
+        "give an IP address or localhost, without a port",
+    ))
+}
+
+fn start(args: &RunArgs) -> Result<Start, Error> {
+    const ONE_WAY: &str = "set JOIN_ADDRESS to join (empty: found alone) or PEER_ADDRESSES to found together, not both";
+    match args.discovery.as_deref() {
+        None | Some("static") => {}
+        Some(other) => {
+            return Err(invalid(
+                "DISCOVERY",
+                other,
+                "this build knows only static discovery",
+                "set DISCOVERY=static with PEER_ADDRESSES, or JOIN_ADDRESS",
+            ));
+        }
+    }
+    match (args.join_address.as_deref(), args.peer_addresses.as_deref()) {
+        (Some(_), Some(_)) => Err(Error::Conflict {
+            first: "JOIN_ADDRESS",
+            second: "PEER_ADDRESSES",
+            remedy: ONE_WAY,
+        }),
+        (None, None) => {
+            Err(Error::Missing { setting: "JOIN_ADDRESS or PEER_ADDRESSES", remedy: ONE_WAY })
+        }
+        (Some(""), None) => Ok(Start::FoundAlone),
+        (Some(text), None) => Ok(Start::Join(address("JOIN_ADDRESS", text)?)),
+        (None, Some(list)) => peers(list).map(Start::Peers),
+    }
+}
+
+fn peers(list: &str) -> Result<Vec<HostPort>, Error> {
+    let mut peers = Vec::new();
+    for text in list.split(',').map(str::trim) {
+        let peer = address("PEER_ADDRESSES", text)?;
+        if peers.contains(&peer) {
+            return Err(invalid(
+                "PEER_ADDRESSES",
+                list,
+                format!("{peer} stands in it twice"),
+                "name each founding node once",
+            ));
+        }
+        peers.push(peer);
+    }
+    Ok(peers)
+}
+
+fn number(
+    setting: &'static str,
+    text: &str,
+    allowed: std::ops::RangeInclusive<u64>,
+    remedy: &'static str,
+) -> Result<u64, Error> {
+    let value: u64 =
+        text.parse().map_err(|_| invalid(setting, text, "it is not a whole number", remedy))?;
+    if !allowed.contains(&value) {
+        return Err(invalid(
+            setting,
+            text,
+            format!("it is outside {}…{}", allowed.start(), allowed.end()),
+            remedy,
+        ));
+    }
+    Ok(value)
+}
+
+fn shards(text: &str) -> Result<u32, Error> {
+    const REMEDY: &str = "give a power of two from 16 to 65536";
+    let count = number(
+        "SHARDS",
+        text,
+        u64::from(*SHARD_COUNTS.start())..=u64::from(*SHARD_COUNTS.end()),
+        REMEDY,
+    )?;
+    if !count.is_power_of_two() {
+        return Err(invalid("SHARDS", text, "it is not a power of two", REMEDY));
+    }
+    Ok(count as u32)
+}
+
+fn lease(text: &str) -> Result<Duration, Error> {
+    let (least, most) = (LEASES_MS.start() / 1_000, LEASES_MS.end() / 1_000);
+    number("LEASE", text, u64::from(least)..=u64::from(most), "give whole seconds from 2 to 60")
+        .map(Duration::from_secs)
+}
+
+fn size(text: &str) -> Result<usize, Error> {
+    const REMEDY: &str = "give bytes from 1024 to 64MiB, as a number or with KiB or MiB";
+    let (digits, unit) = match (text.strip_suffix("KiB"), text.strip_suffix("MiB")) {
+        (Some(digits), _) => (digits, 1 << 10),
+        (None, Some(digits)) => (digits, 1 << 20),
+        (None, None) => (text, 1),
+    };
+    let count: u64 = digits
+        .trim()
+        .parse()
+        .map_err(|_| invalid("MAX_PAYLOAD", text, "it is not a size", REMEDY))?;
+    match count.checked_mul(unit) {
+        Some(bytes) if MAX_PAYLOADS.contains(&bytes) => Ok(bytes as usize),
+        _ => Err(invalid("MAX_PAYLOAD", text, "it is outside 1KiB…64MiB", REMEDY)),
+    }
+}
+
+fn log_format(given: Option<&str>) -> Result<LogFormat, Error> {
+    use std::io::IsTerminal as _;
+    match given {
+        Some("json") => Ok(LogFormat::Json),
+        Some("text") => Ok(LogFormat::Text),
+        Some(other) => {
+            Err(invalid("LOG_FORMAT", other, "it is not a log format", "set json or text"))
+        }
+        None if std::io::stderr().is_terminal() => Ok(LogFormat::Text),
+        None if std::env::var_os("KUBERNETES_SERVICE_HOST").is_some() => Ok(LogFormat::Json),
+        None => Ok(LogFormat::Text),
+    }
+}
+
+fn log_level(given: Option<&str>) -> Result<String, Error> {
+    use tracing_subscriber::filter::{LevelFilter, targets::Targets};
+    let text = given.unwrap_or("info");
+    // A bare word that is no level would be read as a target with everything on.
+    let words =
+        text.split(',').all(|part| part.contains('=') || part.parse::<LevelFilter>().is_ok());
+    if words && text.parse::<Targets>().is_ok() {
+        return Ok(text.to_owned());
+    }
+    let remedy = "set error, warn, info, debug or trace, or target=level pairs";
+    Err(invalid("LOG_LEVEL", text, "it is not a log level", remedy))
+}
+
+fn tls(args: &RunArgs, addresses: &[&HostPort]) -> Result<(), Error> {
+    const DISABLE: &str =
+        "set TLS_MODE=disabled only on a network where every peer and client is trusted";
+    let loopback = addresses.iter().all(|address| address.is_loopback());
+    match args.tls_mode.as_deref() {
+        Some("disabled") => Ok(()),
+        Some("mutual") => Err(invalid("TLS_MODE", "mutual", "this build carries no TLS", DISABLE)),
+        Some(other) => Err(invalid("TLS_MODE", other, "it is not a TLS mode", "set disabled")),
+        None if args.tls_cert.is_some() => Err(invalid(
+            "TLS_CERT",
+            "set",
+            "this build carries no TLS",
+            "unset TLS_CERT, TLS_KEY and TLS_CA",
+        )),
+        None if loopback => Ok(()),
+        None => Err(Error::Missing { setting: "TLS_MODE", remedy: DISABLE }),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,114 @@
+//! Settings good and bad, each bad one with the whole line a person reads.
+
+use super::*;
+
+fn args(set: &[(&str, &str)]) -> RunArgs {
+    let mut args = RunArgs {
+        node_address: Some("localhost:11000".into()),
+        join_address: Some(String::new()),
+        raft_id: Some("node-a".into()),
+        ..RunArgs::default()
+    };
+    for (name, value) in set {
+        let value = Some((*value).to_owned()).filter(|value| value != "unset");
+        match *name {
+            "NODE_ADDRESS" => args.node_address = value,
+            "RAFT_ADDRESS" => args.raft_address = value,
+            "BIND_ADDRESS" => args.bind_address = value,
+            "RAFT_ID" => args.raft_id = value,
+            "JOIN_ADDRESS" => args.join_address = value,
+            "PEER_ADDRESSES" => args.peer_addresses = value,
+            "DISCOVERY" => args.discovery = value,
+            "SHARDS" => args.shards = value,
+            "LEASE" => args.lease = value,
+            "WEIGHT" => args.weight = value,
+            "MAX_PAYLOAD" => args.max_payload = value,
+            "LOG_LEVEL" => args.log_level = value,
+            "LOG_FORMAT" => args.log_format = value,
+            "TLS_MODE" => args.tls_mode = value,
+            other => panic!("no setting {other} in this table"),
+        }
+    }
+    args
+}
+
+fn resolve(set: &[(&str, &str)]) -> Result<Config, String> {
+    Config::resolve(&args(set), "host").map_err(|error| error.to_string())
+}
+
+#[test]
+fn defaults_follow_from_the_node_address() {
+    let config = resolve(&[("RAFT_ID", "unset")]).unwrap();
+    assert_eq!(config.raft_address.to_string(), "localhost:12000");
+    assert_eq!(config.admin_address.to_string(), "localhost:13000");
+    assert_eq!(config.http_address.to_string(), "localhost:14000");
+    assert_eq!(config.bind_host, "localhost");
+    assert_eq!(config.raft_id, "host");
+    assert_eq!(config.raft_dir, PathBuf::from("data/host"));
+    assert_eq!(config.start, Start::FoundAlone);
+    assert_eq!(config.max_payload, 4 << 20);
+    let config = resolve(&[("NODE_ADDRESS", "[::1]:11000")]).unwrap();
+    assert_eq!(config.raft_address.to_string(), "[::1]:12000");
+    assert_eq!(config.bind_host, "::1");
+    let named = [("NODE_ADDRESS", "orders-0.orders:11000"), ("TLS_MODE", "disabled")];
+    assert_eq!(resolve(&named).unwrap().bind_host, "::");
+}
+
+#[test]
+fn each_way_to_start() {
+    let join = resolve(&[("JOIN_ADDRESS", "localhost:11001")]).unwrap().start;
+    assert_eq!(join, Start::Join("localhost:11001".parse().unwrap()));
+    let peers =
+        resolve(&[("JOIN_ADDRESS", "unset"), ("PEER_ADDRESSES", "localhost:1, localhost:2")]);
+    assert!(matches!(peers.unwrap().start, Start::Peers(peers) if peers.len() == 2));
+}
+
+#[test]
+fn every_bad_setting_is_named_with_its_remedy() {
+    let table: &[(&[(&str, &str)], &str)] = &[
+        (&[("NODE_ADDRESS", "unset")], "NODE_ADDRESS is missing"),
+        (
+            &[("NODE_ADDRESS", "localhost")],
+            "NODE_ADDRESS is \"localhost\": it has no port; write host:port",
+        ),
+        (&[("NODE_ADDRESS", "localhost:0")], "its port is not a number"),
+        (&[("NODE_ADDRESS", "::1:11000")], "not in brackets"),
+        (&[("NODE_ADDRESS", "localhost:65000")], "its port + 1000 is over 65535"),
+        (
+            &[("RAFT_ADDRESS", "localhost:11000")],
+            "RAFT_ADDRESS is \"localhost:11000\": it is the same as NODE_ADDRESS",
+        ),
+        (
+            &[("BIND_ADDRESS", "example.com")],
+            "BIND_ADDRESS is \"example.com\": it is no IP address",
+        ),
+        (&[("RAFT_ID", "a b")], "RAFT_ID is \"a b\""),
+        (
+            &[("PEER_ADDRESSES", "localhost:1")],
+            "JOIN_ADDRESS and PEER_ADDRESSES exclude each other",
+        ),
+        (&[("JOIN_ADDRESS", "unset")], "JOIN_ADDRESS or PEER_ADDRESSES is missing"),
+        (&[("JOIN_ADDRESS", "nowhere")], "JOIN_ADDRESS is \"nowhere\": it has no port"),
+        (&[("JOIN_ADDRESS", "unset"), ("PEER_ADDRESSES", "a:1,a:1")], "stands in it twice"),
+        (&[("DISCOVERY", "consul")], "DISCOVERY is \"consul\""),
+        (
+            &[("SHARDS", "1000")],
+            "SHARDS is \"1000\": it is not a power of two; give a power of two from 16 to 65536",
+        ),
+        (&[("SHARDS", "8")], "outside 16…65536"),
+        (&[("LEASE", "1")], "LEASE is \"1\": it is outside 2…60"),
+        (&[("LEASE", "3s")], "LEASE is \"3s\": it is not a whole number"),
+        (&[("WEIGHT", "0")], "WEIGHT is \"0\""),
+        (&[("MAX_PAYLOAD", "4GB")], "MAX_PAYLOAD is \"4GB\""),
+        (&[("MAX_PAYLOAD", "99MiB")], "outside 1KiB…64MiB"),
+        (&[("LOG_LEVEL", "loud")], "LOG_LEVEL is \"loud\""),
+        (&[("LOG_FORMAT", "xml")], "LOG_FORMAT is \"xml\""),
+        (&[("TLS_MODE", "mutual")], "TLS_MODE is \"mutual\": this build carries no TLS"),
+        (&[("NODE_ADDRESS", "10.0.0.1:11000")], "TLS_MODE is missing"),
+    ];
+    for (set, expected) in table {
+        let error = resolve(set).expect_err(expected);
+        assert!(error.contains(expected), "{error:?} lacks {expected:?}");
+        assert!(!error.contains('\n'));
+    }
+}
