@@ -1,1 +1,1 @@
-//! x
+//! Harness shared by the suites.

@@ -1,0 +1,33 @@
+# The commands of the README. `verify` never writes; `fix` does what it would ask for.
+CARGO ?= cargo
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.PHONY: demo test verify fix bench setup help
+
+help:
+	@printf 'make demo    a cluster on this machine, driven, grown, drained, rolled, killed: a verdict\n'
+	@printf 'make test    everything\nmake verify  formatting and lints, writes nothing\nmake fix     formats and applies lints\n'
+	@printf 'make bench   the figures of BENCHMARKS.md\n'
+
+setup:
+	@tests/setup.sh
+
+demo: setup
+	@$(CARGO) build --release --quiet --bin shoal
+	@target/release/shoal dev --demo
+
+test: setup
+	@tests/run.sh
+
+verify:
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets --all-features -- -D warnings
+	@if command -v cargo-deny >/dev/null; then cargo deny check licenses bans sources; \
+	else echo 'cargo-deny is not installed: licences and sources were not checked'; fi
+
+fix:
+	$(CARGO) fmt --all
+	$(CARGO) clippy --workspace --all-targets --all-features --fix --allow-dirty --allow-staged
+
+bench: setup
+	@tests/bench.sh

@@ -1,0 +1,247 @@
+//! The repository's own rules, as tests: what a reviewer would otherwise have to remember.
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    path::{Path, PathBuf},
+};
+
+/// Longest production part of a source file, tests beside it not counted.
+const MAX_PRODUCTION_LINES: usize = 500;
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("tests/ lies in the workspace").into()
+}
+
+/// Tracked text files, relative to the root, with their content.
+fn files(ending: &str) -> Vec<(String, String)> {
+    let output = std::process::Command::new("git")
+        .args(["ls-files", "--cached", "--others", "--exclude-standard"])
+        .current_dir(root())
+        .output()
+        .expect("git runs");
+    assert!(output.status.success(), "git ls-files failed");
+    let names = String::from_utf8(output.stdout).expect("file names are UTF-8");
+    let found: Vec<_> = names
+        .lines()
+        .filter(|name| name.ends_with(ending))
+        .filter_map(|name| Some((name.to_owned(), fs::read_to_string(root().join(name)).ok()?)))
+        .collect();
+    assert!(!found.is_empty(), "no file ends with {ending:?}");
+    found
+}
+
+fn report(rule: &str, offenders: &[String]) {
+    assert!(offenders.is_empty(), "{rule}:\n{}", offenders.join("\n"));
+}
+
+/// The part of a source file before its unit tests.
+fn production(text: &str) -> &str {
+    text.split("#[cfg(test)]\nmod tests").next().unwrap_or(text)
+}
+
+fn is_test_file(name: &str) -> bool {
+    name.starts_with("tests/") || name.ends_with("/tests.rs") || name.contains("/tests/")
+}
+
+#[test]
+fn core_depends_on_thiserror_alone() {
+    let manifest = fs::read_to_string(root().join("worker/core/Cargo.toml")).expect("core exists");
+    let section = manifest.split("[dependencies]").nth(1).expect("a dependency section");
+    let section = section.split("\n[").next().expect("its body");
+    let names: Vec<_> = section.lines().filter(|line| line.contains('=')).collect();
+    let names: Vec<_> =
+        names.iter().filter_map(|line| line.split(['.', ' ', '=']).next()).collect();
+    assert_eq!(names, ["thiserror"]);
+}
+
+#[test]
+fn core_does_no_io() {
+    const FORBIDDEN: [&str; 9] = [
+        "std::fs",
+        "std::net",
+        "std::thread",
+        "std::env",
+        "std::process",
+        "Instant",
+        "SystemTime",
+        "HashMap",
+        "HashSet",
+    ];
+    let mut offenders = Vec::new();
+    for (name, text) in files(".rs") {
+        if !name.starts_with("worker/core/src") || is_test_file(&name) {
+            continue;
+        }
+        for (number, line) in production(&text).lines().enumerate() {
+            let code = line.split("//").next().unwrap_or(line);
+            if FORBIDDEN.iter().any(|word| code.contains(word)) {
+                offenders.push(format!("{name}:{}: {}", number + 1, line.trim()));
+            }
+        }
+    }
+    report("core reads no clock, file, socket or unordered map", &offenders);
+}
+
+#[test]
+fn only_env_touches_the_machine() {
+    const FORBIDDEN: [&str; 5] =
+        ["tokio::net", "std::fs", "std::thread", "Instant::now()", "tokio::fs"];
+    let mut offenders = Vec::new();
+    for (name, text) in files(".rs") {
+        let exempt = name.starts_with("worker/src/env") || is_test_file(&name);
+        if !name.starts_with("worker/src/") || exempt {
+            continue;
+        }
+        for (number, line) in production(&text).lines().enumerate() {
+            let code =
+                line.split("//").next().unwrap_or(line).replace("tokio::time::Instant::now()", "");
+            if FORBIDDEN.iter().any(|word| code.contains(word)) {
+                offenders.push(format!("{name}:{}: {}", number + 1, line.trim()));
+            }
+        }
+    }
+    report("only worker/src/env names sockets, files, threads and clocks", &offenders);
+}
+
+#[test]
+fn every_source_file_says_what_it_is() {
+    let silent: Vec<_> = files(".rs")
+        .into_iter()
+        .filter(|(_, text)| !text.starts_with("//!"))
+        .map(|(name, _)| name)
+        .collect();
+    report("every file opens with //!", &silent);
+}
+
+#[test]
+fn files_stay_small() {
+    let mut long = Vec::new();
+    for (name, text) in files(".rs") {
+        let lines = production(&text).lines().count();
+        if lines > MAX_PRODUCTION_LINES && !is_test_file(&name) {
+            long.push(format!("{name}: {lines} lines"));
+        }
+    }
+    report("at most 500 lines of production code in a file", &long);
+}
+
+#[test]
+fn nothing_is_left_open() {
+    let words = [
+        concat!("todo", "!("),
+        concat!("unimplemented", "!("),
+        concat!("#[", "ignore"),
+        concat!("FIX", "ME"),
+    ];
+    let mut offenders = Vec::new();
+    for (name, text) in files(".rs") {
+        for (number, line) in text.lines().enumerate() {
+            if words.iter().any(|word| line.contains(word)) {
+                offenders.push(format!("{name}:{}", number + 1));
+            }
+        }
+    }
+    report("no stub, no ignored test", &offenders);
+}
+
+#[test]
+fn no_path_of_one_machine() {
+    let prefixes = [
+        concat!("/ro", "ot/"),
+        concat!("/wo", "rk/"),
+        concat!("/ho", "me/"),
+        concat!("/Us", "ers/"),
+    ];
+    let mut offenders = Vec::new();
+    for ending in [".rs", ".md", ".toml", ".sh", ".proto", "Makefile", ".py", ".go", ".csv", "run"]
+    {
+        if !["", ".rs", ".md", ".toml"].contains(&ending) && !has(ending) {
+            continue;
+        }
+        for (name, text) in files(ending) {
+            for (number, line) in text.lines().enumerate() {
+                if prefixes.iter().any(|prefix| line.contains(prefix)) {
+                    offenders.push(format!("{name}:{}: {}", number + 1, line.trim()));
+                }
+            }
+        }
+    }
+    report("no absolute path of one machine", &offenders);
+}
+
+fn has(ending: &str) -> bool {
+    let output = std::process::Command::new("git").args(["ls-files"]).current_dir(root()).output();
+    output.is_ok_and(|output| {
+        String::from_utf8_lossy(&output.stdout).lines().any(|name| name.ends_with(ending))
+    })
+}
+
+/// Names of all test functions of the repository.
+fn test_names() -> BTreeSet<String> {
+    let mut names = BTreeSet::new();
+    for (_, text) in files(".rs") {
+        for line in text.lines() {
+            let line = line.trim_start().trim_start_matches("async ");
+            if let Some(rest) = line.strip_prefix("fn ") {
+                names.insert(rest.split(['(', '<']).next().unwrap_or(rest).to_owned());
+            }
+        }
+    }
+    names
+}
+
+/// Words in backticks in the last column of the table rows below `heading`.
+fn named_tests(document: &str, heading: &str) -> Vec<(String, Vec<String>)> {
+    let section = document.split(heading).nth(1).expect("the section exists");
+    let section = section.split("\n## ").next().unwrap_or(section);
+    let rows = section.lines().filter(|line| line.starts_with("| ") && !line.starts_with("| ---"));
+    rows.skip(1)
+        .map(|row| {
+            let cells: Vec<_> = row.trim_matches('|').split('|').map(str::trim).collect();
+            let last = cells.last().copied().unwrap_or_default();
+            let tests = last.split('`').skip(1).step_by(2);
+            let tests = tests.map(|test| test.rsplit("::").next().unwrap_or(test).to_owned());
+            (cells[0].to_owned(), tests.collect())
+        })
+        .collect()
+}
+
+fn check_named_tests(path: &str, heading: &str) {
+    let document = fs::read_to_string(root().join(path)).expect("the document exists");
+    let names = test_names();
+    let rows = named_tests(&document, heading);
+    assert!(!rows.is_empty(), "{path} has no table below {heading:?}");
+    let mut offenders = Vec::new();
+    for (what, tests) in rows {
+        if tests.is_empty() {
+            offenders.push(format!("{what}: names no test"));
+        }
+        let gone = tests.iter().filter(|test| !names.contains(*test));
+        offenders.extend(gone.map(|test| format!("{what}: no test {test}")));
+    }
+    report(&format!("every row of {path} names tests that exist"), &offenders);
+}
+
+#[test]
+fn every_invariant_names_an_existing_test() {
+    check_named_tests("ARCHITECTURE.md", "## Invariants");
+}
+
+#[test]
+fn every_execution_names_an_existing_test() {
+    check_named_tests("docs/protocol.md", "## Executions");
+}
+
+#[test]
+fn faulty_variants_are_absent_from_release_binaries() {
+    let manifest = fs::read_to_string(root().join("worker/Cargo.toml")).expect("worker exists");
+    assert!(manifest.contains("mutants = []"), "the feature exists and enables nothing else");
+    assert!(!manifest.contains("default = ["), "no feature is on by default");
+    for (name, text) in files(".rs") {
+        if !name.starts_with("worker/src/") || name == "worker/src/mutant.rs" {
+            continue;
+        }
+        assert!(!text.contains("SHOAL_MUTANT"), "{name}: only mutant.rs reads the switch");
+    }
+}
