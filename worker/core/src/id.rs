@@ -220,6 +220,18 @@ impl Timestamp {
         self.boottime >= instant.boottime || self.raw >= instant.raw
     }
 
+    /// Shortest wait after which [`Self::maybe_past`] may hold: how soon to look at a right.
+    pub fn until_maybe_past(self, instant: Self) -> Duration {
+        let (boottime, raw) = instant.differences(self);
+        boottime.min(raw)
+    }
+
+    /// Wait after which [`Self::surely_past`] holds, if both clocks run alike.
+    pub fn until_surely_past(self, instant: Self) -> Duration {
+        let (boottime, raw) = instant.differences(self);
+        boottime.max(raw)
+    }
+
     /// The later of two instants, clock by clock.
     #[must_use]
     pub fn max_each(self, other: Self) -> Self {

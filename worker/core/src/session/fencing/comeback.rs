@@ -1,0 +1,73 @@
+//! Whether a whole cluster is just coming back, so that shards wait for their owners.
+//!
+//! After a power cycle the first nodes up would otherwise receive everything and hand most
+//! of it back seconds later. Decided once per term, from who renewed since the election.
+
+use std::time::Duration;
+
+use crate::{
+    id::{LogIndex, NodeId, Timestamp},
+    registry::{Drain, Life},
+};
+
+use super::{FLOOR_SHARE, View};
+
+/// Shards without an owner wait this long at most.
+const LONGEST_WAIT: Duration = Duration::from_secs(30);
+/// Back enough: nine of ten.
+const BACK_PERCENT: usize = 90;
+
+#[derive(Clone, Debug)]
+pub(super) struct Comeback {
+    /// Who was expected at the election: nodes that were up, or closed to come back. Those
+    /// fenced long ago are not, or a cluster that lost half its nodes for good would wait
+    /// after each election.
+    expected: Vec<NodeId>,
+    elected_at: Timestamp,
+    phase: Phase,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    /// Too early to tell: a healthy cluster renews within L / 2 of an election.
+    Listening,
+    Waiting,
+    Over,
+}
+
+impl Comeback {
+    pub(super) fn new(view: View<'_>, now: Timestamp) -> Self {
+        let expected = view.nodes.iter().filter(|node| match node.life {
+            Life::Up => true,
+            Life::Closed => matches!(node.drain, Drain::Restart(_)),
+            Life::Joining | Life::Fenced | Life::Left => false,
+        });
+        Self {
+            expected: expected.map(|node| node.id).collect(),
+            elected_at: now,
+            phase: Phase::Listening,
+        }
+    }
+
+    pub(super) fn is_over(&self) -> bool {
+        self.phase == Phase::Over
+    }
+
+    pub(super) fn look(&mut self, elected: LogIndex, view: View<'_>, now: Timestamp) {
+        let since = now.at_least_since(self.elected_at);
+        let back = view
+            .nodes
+            .iter()
+            .filter(|node| node.renewed > elected && self.expected.contains(&node.id))
+            .count();
+        let all = self.expected.len();
+        self.phase = match self.phase {
+            Phase::Listening if 2 * back >= all => Phase::Over,
+            Phase::Listening if since >= view.lease.length() / FLOOR_SHARE => Phase::Waiting,
+            Phase::Waiting if 100 * back >= BACK_PERCENT * all || since >= LONGEST_WAIT => {
+                Phase::Over
+            }
+            Phase::Listening | Phase::Waiting | Phase::Over => self.phase,
+        };
+    }
+}

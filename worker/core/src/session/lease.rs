@@ -1,0 +1,141 @@
+//! The arithmetic of one lease length L: the right it grants and every span derived from it.
+//!
+//! All spans are whole nanoseconds, rounded to the side that protects: a right ends early.
+//! Which instants they are counted from is decided in `holder` and `expiry`.
+
+use std::time::Duration;
+
+use crate::{id::Timestamp, registry::LEASES_MS};
+
+/// Largest error of a machine's clock rate, in percent, on both sides of the lease.
+pub const CLOCK_ERROR_PERCENT: u64 = 1;
+/// Span that one node's clocks may lose within L, hypervisor pauses included.
+pub const MARGIN: Duration = Duration::from_millis(50);
+/// Longest election time-out; a longer L does not slow the election of a leader.
+const LONGEST_ELECTION: Duration = Duration::from_millis(600);
+/// Between the end of three failed elections and the first renewal of the new leader.
+const ELECTION_SLACK: Duration = Duration::from_millis(200);
+/// Share of the renewal interval by which jitter may shorten it; never lengthens it.
+const JITTER: f64 = 0.2;
+
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    #[error(
+        "LEASE of {lease:?} is too short: three elections of up to {election:?} would outlast \
+         the {left:?} that remain of a right when it is renewed"
+    )]
+    ElectionsOutlastRight { lease: Duration, election: Duration, left: Duration },
+    #[error("LEASE is {millis} ms, allowed: {} to {} ms", LEASES_MS.start(), LEASES_MS.end())]
+    OutOfRange { millis: u32 },
+}
+
+/// A lease length that was checked against its own election times.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Lease(Duration);
+
+/// Times of the consensus layer that follow from the lease.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Elections {
+    pub min: Duration,
+    pub max: Duration,
+    pub heartbeat: Duration,
+}
+
+impl Lease {
+    pub fn from_millis(millis: u32) -> Result<Self, Error> {
+        let lease = Self(Duration::from_millis(millis.into()));
+        let election = lease.elections().max;
+        let left = lease.right_span().saturating_sub(lease.renew_every());
+        if 3 * election + ELECTION_SLACK >= left {
+            return Err(Error::ElectionsOutlastRight { lease: lease.0, election, left });
+        }
+        if !LEASES_MS.contains(&millis) {
+            return Err(Error::OutOfRange { millis });
+        }
+        Ok(lease)
+    }
+
+    pub fn length(self) -> Duration {
+        self.0
+    }
+
+    /// L · (1 − ρ) / (1 + ρ) − ε: over on the fastest leader no sooner than on the slowest worker.
+    pub fn right_span(self) -> Duration {
+        let nanos = self.0.as_nanos() * u128::from(100 - CLOCK_ERROR_PERCENT)
+            / u128::from(100 + CLOCK_ERROR_PERCENT);
+        let span = Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX));
+        span.saturating_sub(MARGIN)
+    }
+
+    /// End of the right granted by a renewal whose author read `sent` before sending it.
+    pub fn right(self, sent: Timestamp) -> Timestamp {
+        sent.plus(self.right_span())
+    }
+
+    pub fn renew_every(self) -> Duration {
+        self.0 / 4
+    }
+
+    /// Span to the next renewal; `jitter` from 0 to 1 spreads the nodes of a cluster.
+    pub fn renew_after(self, jitter: f64) -> Duration {
+        self.renew_every().mul_f64(1.0 - JITTER * jitter.clamp(0.0, 1.0))
+    }
+
+    pub fn elections(self) -> Elections {
+        let max = (self.0 / 5).min(LONGEST_ELECTION);
+        Elections { min: max / 2, max, heartbeat: max / 6 }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn lease(millis: u32) -> Lease {
+        Lease::from_millis(millis).unwrap()
+    }
+
+    #[test]
+    fn a_right_of_three_seconds_is_rounded_down() {
+        // 3 s · 99 / 101 = 2.940594059405…
+        let expected = Duration::from_nanos(2_940_594_059) - MARGIN;
+        assert_eq!(lease(3_000).right_span(), expected);
+    }
+
+    #[test]
+    fn elections_follow_the_lease_up_to_a_limit() {
+        let ms = Duration::from_millis;
+        let (short, long) = (lease(2_000).elections(), lease(60_000).elections());
+        assert_eq!((short.min, short.max), (ms(200), ms(400)));
+        assert_eq!((long.min, long.max, long.heartbeat), (ms(300), ms(600), ms(100)));
+    }
+
+    #[test]
+    fn l14_lease_of_one_second_is_refused() {
+        let error = Lease::from_millis(1_000).unwrap_err();
+        assert!(matches!(error, Error::ElectionsOutlastRight { .. }));
+        assert!(error.to_string().contains("LEASE"));
+        assert_eq!(
+            Lease::from_millis(0).unwrap_err().to_string(),
+            "LEASE of 0ns is too short: three elections of up to 0ns would outlast the 0ns \
+             that remain of a right when it is renewed"
+        );
+        let error = Lease::from_millis(60_001).unwrap_err();
+        assert_eq!(error.to_string(), "LEASE is 60001 ms, allowed: 2000 to 60000 ms");
+    }
+
+    #[test]
+    fn every_allowed_lease_outlasts_its_elections() {
+        for millis in LEASES_MS {
+            assert!(Lease::from_millis(millis).is_ok(), "{millis}");
+        }
+    }
+
+    #[test]
+    fn jitter_only_shortens() {
+        let lease = lease(4_000);
+        assert_eq!(lease.renew_after(0.0), Duration::from_secs(1));
+        assert_eq!(lease.renew_after(1.0), Duration::from_millis(800));
+        assert_eq!(lease.renew_after(7.0), Duration::from_millis(800));
+    }
+}
