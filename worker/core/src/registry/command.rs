@@ -109,6 +109,40 @@ pub enum Command {
     Blank,
 }
 
+impl Command {
+    /// The lowest feature level that understands the command: no leader proposes one above
+    /// the cluster's level (S10).
+    pub fn level(&self) -> u32 {
+        match self {
+            Self::Guarded { command, .. } => command.level(),
+            Self::Found { .. }
+            | Self::Join { .. }
+            | Self::Form { .. }
+            | Self::Register(_)
+            | Self::Renew { .. }
+            | Self::Fence { .. }
+            | Self::ReportDeath { .. }
+            | Self::CloseInPlace { .. }
+            | Self::Close { .. }
+            | Self::DrainRestart { .. }
+            | Self::DrainRemoval { .. }
+            | Self::CancelDrain { .. }
+            | Self::StopAll
+            | Self::Mark { .. }
+            | Self::Remove { .. }
+            | Self::Assign { .. }
+            | Self::BeginMove { .. }
+            | Self::CommitMove { .. }
+            | Self::AbortMove { .. }
+            | Self::Configure(_)
+            | Self::SettleLease { .. }
+            | Self::RaiseLevel { .. }
+            | Self::AcquireOperatorEpoch
+            | Self::Blank => 1,
+        }
+    }
+}
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Register {
     pub node: NodeId,
@@ -211,6 +245,10 @@ pub enum Refused {
     NameInUse { name: String, node: NodeId, address: String },
     #[error("node {node} is at incarnation {current}, not {seen}")]
     StaleIncarnation { node: NodeId, seen: Incarnation, current: Incarnation },
+    #[error(
+        "node {node} registered run {known} already, run {offered} comes from a restored copy of its directory: wipe to join anew"
+    )]
+    RestoredCopy { node: NodeId, offered: u64, known: u64 },
     #[error("node {node} renewed at {current} after {seen}")]
     Renewed { node: NodeId, seen: LogIndex, current: LogIndex },
     #[error("node {0} is marked for removal")]
@@ -221,7 +259,9 @@ pub enum Refused {
     NotDraining(NodeId),
     #[error("node {0} is already draining for removal")]
     DrainingForRemoval(NodeId),
-    #[error("node {0} is draining or closed and can be no target")]
+    #[error("node {0} has closed: its drain can no longer be cancelled")]
+    Closed(NodeId),
+    #[error("node {0} is draining and can be no target")]
     NotATarget(NodeId),
     #[error("node {node} still owns {owned} and receives {receiving} shards")]
     StillOwns { node: NodeId, owned: u32, receiving: u32 },

@@ -10,6 +10,14 @@ pub const LEASES_MS: std::ops::RangeInclusive<u32> = 2_000..=60_000;
 pub const MAX_BATCH: usize = 4_096;
 /// Weight bounds of a node.
 pub const WEIGHTS: std::ops::RangeInclusive<u32> = 1..=1_000;
+/// Bounds of moves in flight, in all and per node: one batch can begin them.
+pub const MOVES: std::ops::RangeInclusive<u32> = 1..=4_096;
+/// Bounds of the pause between balancing rounds, in milliseconds: beyond an hour `Paused` is meant.
+pub const COOLDOWNS_MS: std::ops::RangeInclusive<u32> = 0..=3_600_000;
+/// How many voters a cluster may aim at.
+pub const VOTERS: [u32; 4] = [1, 3, 5, 7];
+/// Bounds of the learners: with hundreds of them sequential writes fall by an order of magnitude.
+pub const LEARNERS: std::ops::RangeInclusive<u32> = 0..=64;
 
 /// Where a node is reached, each `host:port` as the node advertises it.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
@@ -88,6 +96,14 @@ pub struct Node {
     pub changed: LogIndex,
 }
 
+impl Node {
+    /// May take shards, as far as the registry alone can tell; the proposer also judges how
+    /// far its table lags and how often it was fenced.
+    pub fn is_target(&self) -> bool {
+        self.life == Life::Up && self.drain == Drain::None && !self.marked
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Holding {
     Owned {
@@ -123,6 +139,16 @@ impl ShardRow {
             Holding::Owned { node, incarnation, .. }
             | Holding::Moving { node, incarnation, .. } => Some((node, incarnation)),
             Holding::Unassigned => None,
+        }
+    }
+
+    /// The node and incarnation it moves to.
+    pub fn target(&self) -> Option<(NodeId, Incarnation)> {
+        match self.holding {
+            Holding::Moving { target, target_incarnation, .. } => {
+                Some((target, target_incarnation))
+            }
+            Holding::Owned { .. } | Holding::Unassigned => None,
         }
     }
 }
