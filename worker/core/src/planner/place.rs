@@ -48,21 +48,9 @@ impl<'a> Draft<'a> {
                 standing: node.standing,
             })
             .collect();
-        let report = Report {
-            shares,
-            refusals: Vec::new(),
-        };
-        let plan = Plan {
-            report,
-            ..Plan::default()
-        };
-        Self {
-            input,
-            problem,
-            stock,
-            quotas,
-            plan,
-        }
+        let report = Report { shares, refusals: Vec::new() };
+        let plan = Plan { report, ..Plan::default() };
+        Self { input, problem, stock, quotas, plan }
     }
 
     pub fn finish(self) -> Plan {
@@ -93,11 +81,7 @@ impl<'a> Draft<'a> {
                     target: self.input.nodes[target].id,
                     incarnation: self.input.nodes[target].incarnation,
                 },
-                reason: if first {
-                    Reason::FirstOwner
-                } else {
-                    Reason::Failover
-                },
+                reason: if first { Reason::FirstOwner } else { Reason::Failover },
             });
             self.problem.nodes[target].have += 1;
             if self.below_quota(target) {
@@ -158,9 +142,7 @@ impl<'a> Draft<'a> {
             }
             return;
         }
-        let mut shards: Vec<_> = (0..self.quotas.len())
-            .map(|_| Vec::new().into_iter())
-            .collect();
+        let mut shards: Vec<_> = (0..self.quotas.len()).map(|_| Vec::new().into_iter()).collect();
         for &source in &sources {
             shards[source] = self.take_resting(source).into_iter();
         }
@@ -181,13 +163,7 @@ impl<'a> Draft<'a> {
                 continue;
             };
             let (have, share) = (self.plan.report.shares[source].have, self.quotas[source]);
-            self.begin(
-                shard,
-                source,
-                target,
-                Reason::Balance { have, share },
-                &mut open,
-            );
+            self.begin(shard, source, target, Reason::Balance { have, share }, &mut open);
             if self.surplus(source) > 0 {
                 sources.insert(rank(self, source));
             }
@@ -304,13 +280,9 @@ impl<'a> Draft<'a> {
     fn spent_budget(&self, source: usize) -> Option<Why> {
         let settings = self.input.settings;
         if self.stock.moves >= settings.max_moves {
-            Some(Why::ClusterBudget {
-                limit: settings.max_moves,
-            })
+            Some(Why::ClusterBudget { limit: settings.max_moves })
         } else if !self.has_budget(source) {
-            Some(Why::NodeBudget {
-                limit: settings.max_moves_per_node,
-            })
+            Some(Why::NodeBudget { limit: settings.max_moves_per_node })
         } else {
             None
         }
@@ -321,9 +293,7 @@ impl<'a> Draft<'a> {
         if !(0..self.quotas.len()).any(|i| self.receives(i)) {
             Why::NoTarget
         } else if open.is_empty() && (0..self.quotas.len()).any(|i| self.below_quota(i)) {
-            Why::TargetsBusy {
-                limit: self.input.settings.max_moves_per_node,
-            }
+            Why::TargetsBusy { limit: self.input.settings.max_moves_per_node }
         } else {
             Why::BackingOff
         }

@@ -54,9 +54,8 @@ pub(super) fn read(input: &PlanInput<'_>) -> (Problem, Stock) {
         in_flight: vec![0; input.nodes.len()],
         moves: 0,
     };
-    let place: BTreeMap<NodeId, usize> = (input.nodes.iter().enumerate())
-        .map(|(i, node)| (node.id, i))
-        .collect();
+    let place: BTreeMap<NodeId, usize> =
+        (input.nodes.iter().enumerate()).map(|(i, node)| (node.id, i)).collect();
     let mut have = vec![0; input.nodes.len()];
     for (shard, row) in (0..).map(ShardId).zip(input.shards) {
         match row.holding {

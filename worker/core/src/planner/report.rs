@@ -65,33 +65,23 @@ impl fmt::Display for Why {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Paused => write!(f, "balancing is paused"),
-            Self::TwoRevisions => write!(
-                f,
-                "two revisions are running, no balancing until one is left"
-            ),
+            Self::TwoRevisions => {
+                write!(f, "two revisions are running, no balancing until one is left")
+            }
             Self::Cooldown { left } => write!(f, "the next balancing round is due in {left:?}"),
             Self::ClusterBudget { limit } => {
                 write!(f, "{limit} moves are in flight, the most allowed")
             }
             Self::NodeBudget { limit } => {
-                write!(
-                    f,
-                    "it takes part in {limit} moves, the most allowed per node"
-                )
+                write!(f, "it takes part in {limit} moves, the most allowed per node")
             }
             Self::TargetsBusy { limit } => {
-                write!(
-                    f,
-                    "every node with room takes part in {limit} moves, the most allowed"
-                )
+                write!(f, "every node with room takes part in {limit} moves, the most allowed")
             }
             Self::BackingOff => write!(f, "moves to every node with room failed lately"),
             Self::NoTarget => write!(f, "no node may receive shards"),
             Self::AssignsHeld { left } => {
-                write!(
-                    f,
-                    "earlier owners may come back or still serve, waiting {left:?}"
-                )
+                write!(f, "earlier owners may come back or still serve, waiting {left:?}")
             }
         }
     }
@@ -139,25 +129,15 @@ impl fmt::Display for Leave {
 
 impl fmt::Display for PlannedAssign {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let why = Because {
-            node: self.assign.target,
-            reason: self.reason,
-        };
+        let why = Because { node: self.assign.target, reason: self.reason };
         write!(f, "{} → {}: {why}", self.assign.shard, self.assign.target)
     }
 }
 
 impl fmt::Display for PlannedMove {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let why = Because {
-            node: self.from,
-            reason: self.reason,
-        };
-        write!(
-            f,
-            "{} {} → {}: {why}",
-            self.begin.shard, self.from, self.begin.target
-        )
+        let why = Because { node: self.from, reason: self.reason };
+        write!(f, "{} {} → {}: {why}", self.begin.shard, self.from, self.begin.target)
     }
 }
 
@@ -190,20 +170,14 @@ impl fmt::Display for Report {
                 Standing::Target | Standing::Leaving { .. } => {}
             }
         }
-        self.refusals
-            .iter()
-            .try_for_each(|line| writeln!(f, "{line}"))
+        self.refusals.iter().try_for_each(|line| writeln!(f, "{line}"))
     }
 }
 
 impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.assigns
-            .iter()
-            .try_for_each(|line| writeln!(f, "{line}"))?;
-        self.moves
-            .iter()
-            .try_for_each(|line| writeln!(f, "{line}"))?;
+        self.assigns.iter().try_for_each(|line| writeln!(f, "{line}"))?;
+        self.moves.iter().try_for_each(|line| writeln!(f, "{line}"))?;
         write!(f, "{}", self.report)
     }
 }

@@ -29,11 +29,7 @@ pub enum Error {
     #[error("node {0} is marked for removal and closes its shards itself")]
     SourceMarked(NodeId),
     #[error("the last move of {shard} to {target} failed, the next may start in {left:?}")]
-    BackingOff {
-        shard: ShardId,
-        target: NodeId,
-        left: Duration,
-    },
+    BackingOff { shard: ShardId, target: NodeId, left: Duration },
     #[error("{limit} moves are in flight, the most allowed")]
     ClusterBudget { limit: u32 },
     #[error("node {node} takes part in {limit} moves, the most allowed")]
@@ -55,13 +51,7 @@ pub fn request(
         }
         Holding::Owned { node, .. } => node,
     };
-    let find = |id| {
-        input
-            .nodes
-            .iter()
-            .find(|node| node.id == id)
-            .ok_or(Error::NotUp(id))
-    };
+    let find = |id| input.nodes.iter().find(|node| node.id == id).ok_or(Error::NotUp(id));
     if find(from)?.standing == Standing::HeldBack(HeldBack::Marked) {
         return Err(Error::SourceMarked(from));
     }
@@ -70,27 +60,15 @@ pub fn request(
         Standing::Target => {}
         Standing::HeldBack(why) => return Err(Error::TargetHeldBack { node: target, why }),
         Standing::Leaving { leave, .. } => {
-            return Err(Error::TargetLeaving {
-                node: target,
-                leave,
-            });
+            return Err(Error::TargetLeaving { node: target, leave });
         }
     }
     if let Some(&left) = input.backing_off.get(&(shard, target)) {
-        return Err(Error::BackingOff {
-            shard,
-            target,
-            left,
-        });
+        return Err(Error::BackingOff { shard, target, left });
     }
     within_budgets(input, [from, target])?;
     Ok(PlannedMove {
-        begin: BeginMove {
-            shard,
-            epoch: row.epoch,
-            target,
-            incarnation: node.incarnation,
-        },
+        begin: BeginMove { shard, epoch: row.epoch, target, incarnation: node.incarnation },
         from,
         reason: Reason::Requested,
     })

@@ -34,26 +34,13 @@ pub(super) fn quotas(problem: &Problem) -> Vec<u32> {
 
     let rounded_down: u64 = receivers.iter().map(|&i| u64::from(quotas[i])).sum();
     let remainder = |i: usize| to_share * problem.nodes[i].weight % weights;
-    let mut grants: Vec<usize> = receivers
-        .iter()
-        .copied()
-        .filter(|&i| remainder(i) > 0)
-        .collect();
+    let mut grants: Vec<usize> = receivers.iter().copied().filter(|&i| remainder(i) > 0).collect();
     grants.sort_by_key(|&i| {
         let node = &problem.nodes[i];
         let holds_it = node.have > quotas[i];
-        (
-            Reverse(holds_it),
-            Reverse(remainder(i)),
-            Reverse(node.newest),
-            i,
-        )
+        (Reverse(holds_it), Reverse(remainder(i)), Reverse(node.newest), i)
     });
-    let left_over = if receivers.is_empty() {
-        0
-    } else {
-        (to_share - rounded_down) as usize
-    };
+    let left_over = if receivers.is_empty() { 0 } else { (to_share - rounded_down) as usize };
     for &i in &grants[..left_over] {
         quotas[i] += 1;
     }

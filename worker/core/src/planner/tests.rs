@@ -22,51 +22,27 @@ fn check(mut world: World, settled: &[u32], moves: usize) {
 
 #[test]
 fn shards_without_an_owner_are_spread_by_weight() {
-    check(
-        World::new(&[up(0), up(0), up(0)]).unassigned(1024),
-        &[342, 341, 341],
-        0,
-    );
-    check(
-        World::new(&[heavy(0, 300), up(0)]).unassigned(16),
-        &[12, 4],
-        0,
-    );
-    check(
-        World::new(&[heavy(0, 1000), heavy(0, 1)]).unassigned(16),
-        &[16, 0],
-        0,
-    );
+    check(World::new(&[up(0), up(0), up(0)]).unassigned(1024), &[342, 341, 341], 0);
+    check(World::new(&[heavy(0, 300), up(0)]).unassigned(16), &[12, 4], 0);
+    check(World::new(&[heavy(0, 1000), heavy(0, 1)]).unassigned(16), &[16, 0], 0);
 }
 
 #[test]
 fn a_balanced_cluster_is_left_alone() {
-    check(
-        World::new(&[up(341), up(341), up(342)]),
-        &[341, 341, 342],
-        0,
-    );
+    check(World::new(&[up(341), up(341), up(342)]), &[341, 341, 342], 0);
     check(World::new(&[heavy(11, 200), up(6), up(5)]), &[11, 6, 5], 0);
 }
 
 #[test]
 fn a_fourth_node_takes_its_share_and_nothing_else_moves() {
-    check(
-        World::new(&[up(342), up(341), up(341), up(0)]),
-        &[256, 256, 256, 256],
-        256,
-    );
+    check(World::new(&[up(342), up(341), up(341), up(0)]), &[256, 256, 256, 256], 256);
     check(World::new(&[up(6), up(5), up(5), up(0)]), &[4, 4, 4, 4], 4);
     check(World::new(&[up(6), up(6), up(5), up(0)]), &[5, 4, 4, 4], 4);
 }
 
 #[test]
 fn several_leavers_hand_over_to_those_who_stay() {
-    check(
-        World::new(&[up(4), leaving(4), leaving(4), up(4)]),
-        &[8, 0, 0, 8],
-        8,
-    );
+    check(World::new(&[up(4), leaving(4), leaving(4), up(4)]), &[8, 0, 0, 8], 8);
     check(World::new(&[leaving(4), leaving(4)]), &[4, 4], 0);
 }
 
@@ -83,11 +59,7 @@ fn a_failover_spreads_over_all_targets_and_moves_nothing_else() {
     world.fence(NodeId(4));
     let plan = world.plan();
     assert_eq!((plan.assigns.len(), plan.moves.len()), (10, 0));
-    assert!(
-        plan.assigns
-            .iter()
-            .all(|assign| assign.reason == Reason::Failover)
-    );
+    assert!(plan.assigns.iter().all(|assign| assign.reason == Reason::Failover));
     world.apply(&plan);
     assert_eq!(world.counts(), [14, 13, 13]);
 }
@@ -101,29 +73,17 @@ fn budgets_bind_moves_and_never_assignments() {
     assert_eq!((plan.assigns.len(), plan.moves.len()), (6, 0));
     assert_eq!(
         plan.report.refusals,
-        [Refusal {
-            node: Some(NodeId(1)),
-            shards: 5,
-            why: Why::ClusterBudget { limit: 1 }
-        }]
+        [Refusal { node: Some(NodeId(1)), shards: 5, why: Why::ClusterBudget { limit: 1 } }]
     );
 
     let mut world = World::new(&[up(12), up(0), up(0)]);
     world.settings.max_moves_per_node = 2;
     let plan = world.plan();
-    let targets: Vec<_> = plan
-        .moves
-        .iter()
-        .map(|planned| planned.begin.target)
-        .collect();
+    let targets: Vec<_> = plan.moves.iter().map(|planned| planned.begin.target).collect();
     assert_eq!(targets, [NodeId(2), NodeId(3)]);
     assert_eq!(
         plan.report.refusals,
-        [Refusal {
-            node: Some(NodeId(1)),
-            shards: 6,
-            why: Why::NodeBudget { limit: 2 }
-        }]
+        [Refusal { node: Some(NodeId(1)), shards: 6, why: Why::NodeBudget { limit: 2 } }]
     );
 }
 
@@ -133,12 +93,7 @@ fn leavers_go_first_and_the_earliest_deadline_before_all() {
     world.settings.max_moves = 6;
     world.stand(NodeId(2), Leave::Removal, None);
     world.stand(NodeId(3), Leave::Restart, Some(Duration::from_secs(20)));
-    let from: Vec<_> = world
-        .plan()
-        .moves
-        .iter()
-        .map(|planned| planned.from.0)
-        .collect();
+    let from: Vec<_> = world.plan().moves.iter().map(|planned| planned.from.0).collect();
     assert_eq!(from, [3, 3, 3, 3, 3, 2]);
 }
 
@@ -149,23 +104,12 @@ fn balancing_waits_for_pause_cooldown_and_the_end_of_a_roll_and_drains_do_not() 
         let mut world = World::new(&[up(6), up(0), leaving(2)]);
         change(&mut world);
         let plan = world.plan();
-        assert!(
-            plan.moves
-                .iter()
-                .all(|planned| planned.reason == Reason::Drain(Leave::Restart))
-        );
+        assert!(plan.moves.iter().all(|planned| planned.reason == Reason::Drain(Leave::Restart)));
         assert_eq!(plan.moves.len(), 2);
-        let refusal = Refusal {
-            node: Some(NodeId(1)),
-            shards: 2,
-            why,
-        };
+        let refusal = Refusal { node: Some(NodeId(1)), shards: 2, why };
         assert_eq!(plan.report.refusals, [refusal]);
     }
-    check(
-        |world| world.settings.rebalance = Rebalance::Paused,
-        Why::Paused,
-    );
+    check(|world| world.settings.rebalance = Rebalance::Paused, Why::Paused);
     check(|world| world.revise(NodeId(2), "r2"), Why::TwoRevisions);
     let left = Duration::from_millis(400);
     check(|world| world.cooldown_left = left, Why::Cooldown { left });
@@ -195,11 +139,7 @@ fn assignments_wait_while_owners_may_come_back() {
     assert!(plan.is_empty());
     assert_eq!(
         plan.report.refusals,
-        [Refusal {
-            node: None,
-            shards: 16,
-            why: Why::AssignsHeld { left }
-        }]
+        [Refusal { node: None, shards: 16, why: Why::AssignsHeld { left } }]
     );
 }
 
@@ -225,11 +165,7 @@ fn a_shard_whose_move_failed_lately_goes_elsewhere_or_waits() {
     assert!(plan.is_empty());
     assert_eq!(
         plan.report.refusals,
-        [Refusal {
-            node: Some(NodeId(1)),
-            shards: 1,
-            why: Why::BackingOff
-        }]
+        [Refusal { node: Some(NodeId(1)), shards: 1, why: Why::BackingOff }]
     );
 }
 
@@ -239,9 +175,8 @@ fn a_leaver_is_emptied_past_a_target_that_fails() {
     world.back_off(0, NodeId(3));
     world.back_off(1, NodeId(3));
     let plan = world.plan();
-    let targets: Vec<_> = (plan.moves.iter())
-        .map(|planned| (planned.from.0, planned.begin.target.0))
-        .collect();
+    let targets: Vec<_> =
+        (plan.moves.iter()).map(|planned| (planned.from.0, planned.begin.target.0)).collect();
     assert_eq!(targets, [(1, 2), (1, 2), (2, 3), (2, 3)]);
 }
 
@@ -249,10 +184,7 @@ fn a_leaver_is_emptied_past_a_target_that_fails() {
 fn a_shard_that_came_last_is_the_last_to_be_moved_on() {
     let mut world = World::new(&[up(4), up(4)]);
     let begin = request(&world.input(), ShardId(0), NodeId(2)).unwrap();
-    world.apply(&Plan {
-        moves: vec![begin],
-        ..Plan::default()
-    });
+    world.apply(&Plan { moves: vec![begin], ..Plan::default() });
     world.finish_moves();
     world.settle();
     assert_eq!(world.counts(), [4, 4]);
@@ -273,36 +205,19 @@ fn a_requested_move_is_begun_or_refused_with_a_reason() {
         (0, 9, "node n9 is not up"),
         (3, 1, "shard s3 has no owner, it is about to be assigned"),
         (0, 1, "shard s0 is already on n1"),
-        (
-            0,
-            3,
-            "node n3 receives nothing: it was fenced lately, held back for 6s",
-        ),
+        (0, 3, "node n3 receives nothing: it was fenced lately, held back for 6s"),
         (0, 4, "node n4 receives nothing: it leaves for restart"),
-        (
-            1,
-            2,
-            "the last move of s1 to n2 failed, the next may start in 9s",
-        ),
+        (1, 2, "the last move of s1 to n2 failed, the next may start in 9s"),
     ] {
         assert_eq!(ask(&world, shard, target), Err(words.to_owned()));
     }
-    world.apply(&Plan {
-        moves: vec![planned],
-        ..Plan::default()
-    });
-    assert_eq!(
-        ask(&world, 0, 2),
-        Err("shard s0 is already moving to n2".to_owned())
-    );
+    world.apply(&Plan { moves: vec![planned], ..Plan::default() });
+    assert_eq!(ask(&world, 0, 2), Err("shard s0 is already moving to n2".to_owned()));
     world.settings.max_moves_per_node = 1;
     let busy = "node n2 takes part in 1 moves, the most allowed";
     assert_eq!(ask(&world, 2, 1), Err(busy.to_owned()));
     world.settings.max_moves = 1;
-    assert_eq!(
-        ask(&world, 2, 1),
-        Err("1 moves are in flight, the most allowed".to_owned())
-    );
+    assert_eq!(ask(&world, 2, 1), Err("1 moves are in flight, the most allowed".to_owned()));
 }
 
 #[test]
@@ -322,12 +237,7 @@ fn the_largest_cluster_is_planned_whole() {
     let nodes = vec![up(0); 1000];
     let mut world = World::new(&nodes).unassigned(65_536);
     world.settle();
-    assert!(
-        world
-            .counts()
-            .iter()
-            .all(|&count| count == 65 || count == 66)
-    );
+    assert!(world.counts().iter().all(|&count| count == 65 || count == 66));
     for id in 1..=500 {
         world.stand(NodeId(id), Leave::Removal, None);
     }
@@ -340,10 +250,7 @@ fn the_largest_cluster_is_planned_whole() {
 #[test]
 fn the_newest_revision_is_the_one_that_appeared_last() {
     let node = |revision: &str, changed, drain| Node {
-        info: NodeInfo {
-            revision: revision.to_owned(),
-            ..NodeInfo::default()
-        },
+        info: NodeInfo { revision: revision.to_owned(), ..NodeInfo::default() },
         directory: 0,
         incarnation: Incarnation::default(),
         lock: None,
@@ -378,21 +285,12 @@ fn a_node_that_is_not_up_has_no_standing_and_a_mark_outranks_a_drain() {
     };
     let behind = Some(HeldBack::TableBehind);
     assert_eq!(Standing::of(&node, None, None), Some(Standing::Target));
-    assert_eq!(
-        Standing::of(&node, behind, None),
-        Some(Standing::HeldBack(HeldBack::TableBehind))
-    );
+    assert_eq!(Standing::of(&node, behind, None), Some(Standing::HeldBack(HeldBack::TableBehind)));
     node.drain = Drain::Removal;
-    let leaving = Standing::Leaving {
-        leave: Leave::Removal,
-        deadline: None,
-    };
+    let leaving = Standing::Leaving { leave: Leave::Removal, deadline: None };
     assert_eq!(Standing::of(&node, behind, None), Some(leaving));
     node.marked = true;
-    assert_eq!(
-        Standing::of(&node, None, None),
-        Some(Standing::HeldBack(HeldBack::Marked))
-    );
+    assert_eq!(Standing::of(&node, None, None), Some(Standing::HeldBack(HeldBack::Marked)));
     node.life = Life::Closed;
     assert_eq!(Standing::of(&node, None, None), None);
 }

@@ -35,10 +35,7 @@ fn world() -> impl Strategy<Value = World> {
             for (shard, target) in in_flight {
                 let moved = super::request(&world.input(), ShardId(shard), NodeId(target));
                 let moves = moved.into_iter().collect();
-                world.apply(&super::Plan {
-                    moves,
-                    ..super::Plan::default()
-                });
+                world.apply(&super::Plan { moves, ..super::Plan::default() });
             }
             for (shard, target) in backing_off {
                 world.back_off(shard, NodeId(target));
@@ -67,27 +64,15 @@ fn in_flight(world: &World) -> (Vec<usize>, usize) {
 fn fewest_moves(world: &World) -> u32 {
     let counts = world.counts();
     let members: Vec<_> = world.members.values().zip(counts).collect();
-    let targets: Vec<_> = (members.iter())
-        .filter(|(member, _)| member.standing == Standing::Target)
-        .collect();
+    let targets: Vec<_> =
+        (members.iter()).filter(|(member, _)| member.standing == Standing::Target).collect();
     let is_held = |member: &Member| matches!(member.standing, Standing::HeldBack(_));
-    let held: u32 = members
-        .iter()
-        .filter(|(member, _)| is_held(member))
-        .map(|(_, n)| n)
-        .sum();
+    let held: u32 = members.iter().filter(|(member, _)| is_held(member)).map(|(_, n)| n).sum();
     let total = world.shards.len() as u32 - held;
     let placed: u32 = targets.iter().map(|(_, n)| n).sum();
-    let unassigned = world
-        .shards
-        .iter()
-        .filter(|row| row.owner().is_none())
-        .count() as u32;
+    let unassigned = world.shards.iter().filter(|row| row.owner().is_none()).count() as u32;
     let from_leavers = total - placed - unassigned;
-    let weights: u64 = targets
-        .iter()
-        .map(|(member, _)| u64::from(member.weight))
-        .sum();
+    let weights: u64 = targets.iter().map(|(member, _)| u64::from(member.weight)).sum();
     let surplus = (0u32..1 << targets.len()).filter_map(|rounding| {
         let mut quotas = 0;
         let mut surplus = 0;

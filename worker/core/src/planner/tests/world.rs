@@ -23,31 +23,17 @@ pub fn up(has: u32) -> Member {
 }
 
 pub fn heavy(has: u32, weight: u32) -> Member {
-    Member {
-        has,
-        weight,
-        standing: Standing::Target,
-        revision: "r1",
-    }
+    Member { has, weight, standing: Standing::Target, revision: "r1" }
 }
 
 pub fn leaving(has: u32) -> Member {
-    let standing = Standing::Leaving {
-        leave: Leave::Restart,
-        deadline: None,
-    };
-    Member {
-        standing,
-        ..up(has)
-    }
+    let standing = Standing::Leaving { leave: Leave::Restart, deadline: None };
+    Member { standing, ..up(has) }
 }
 
 pub fn flapping(has: u32) -> Member {
     let left = Duration::from_secs(6);
-    Member {
-        standing: Standing::HeldBack(HeldBack::Flapping { left }),
-        ..up(has)
-    }
+    Member { standing: Standing::HeldBack(HeldBack::Flapping { left }), ..up(has) }
 }
 
 #[derive(Clone, Debug)]
@@ -74,19 +60,10 @@ impl World {
             assigns_held: Duration::ZERO,
             index: 0,
         };
-        for (node, has) in (1..)
-            .map(NodeId)
-            .zip(members.iter().map(|member| member.has))
-        {
+        for (node, has) in (1..).map(NodeId).zip(members.iter().map(|member| member.has)) {
             let incarnation = Incarnation::default();
-            let owned = Holding::Owned {
-                node,
-                incarnation,
-                via: None,
-            };
-            world
-                .shards
-                .extend((0..has).map(|_| row(FIRST_EPOCH.next(), owned)));
+            let owned = Holding::Owned { node, incarnation, via: None };
+            world.shards.extend((0..has).map(|_| row(FIRST_EPOCH.next(), owned)));
         }
         world
     }
@@ -128,59 +105,33 @@ impl World {
             let assign = planned.assign;
             let (node, incarnation) = (assign.target, assign.incarnation);
             let row = self.touch(assign.shard);
-            assert_eq!(
-                (row.epoch, row.holding),
-                (assign.epoch, Holding::Unassigned)
-            );
-            row.holding = Holding::Owned {
-                node,
-                incarnation,
-                via: None,
-            };
+            assert_eq!((row.epoch, row.holding), (assign.epoch, Holding::Unassigned));
+            row.holding = Holding::Owned { node, incarnation, via: None };
         }
         for planned in &plan.moves {
             let begin = planned.begin;
             let row = self.touch(begin.shard);
             let id = MoveId(row.changed.0);
             assert_eq!(row.epoch, begin.epoch);
-            let Holding::Owned {
-                node,
-                incarnation,
-                via,
-            } = row.holding
-            else {
+            let Holding::Owned { node, incarnation, via } = row.holding else {
                 panic!("{} is not at rest", begin.shard);
             };
             assert_eq!(node, planned.from);
             let (target, target_incarnation) = (begin.target, begin.incarnation);
-            row.holding = Holding::Moving {
-                node,
-                incarnation,
-                via,
-                target,
-                target_incarnation,
-                id,
-            };
+            row.holding =
+                Holding::Moving { node, incarnation, via, target, target_incarnation, id };
         }
     }
 
     pub fn finish_moves(&mut self) {
         for shard in (0..self.shards.len() as u32).map(ShardId) {
-            if let Holding::Moving {
-                target,
-                target_incarnation,
-                id,
-                ..
-            } = self.shards[shard.0 as usize].holding
+            if let Holding::Moving { target, target_incarnation, id, .. } =
+                self.shards[shard.0 as usize].holding
             {
                 let row = self.touch(shard);
                 row.epoch = row.epoch.next();
                 let (node, incarnation, via) = (target, target_incarnation, Some(id));
-                row.holding = Holding::Owned {
-                    node,
-                    incarnation,
-                    via,
-                };
+                row.holding = Holding::Owned { node, incarnation, via };
             }
         }
     }
@@ -240,10 +191,7 @@ impl World {
             .collect();
         for shard in shards {
             let moves = vec![super::request(&self.input(), shard, target).unwrap()];
-            self.apply(&Plan {
-                moves,
-                ..Plan::default()
-            });
+            self.apply(&Plan { moves, ..Plan::default() });
         }
     }
 
@@ -262,8 +210,7 @@ impl World {
     }
 
     pub fn back_off(&mut self, shard: u32, target: NodeId) {
-        self.backing_off
-            .insert((ShardId(shard), target), Duration::from_secs(9));
+        self.backing_off.insert((ShardId(shard), target), Duration::from_secs(9));
     }
 
     fn member(&mut self, node: NodeId) -> &mut Member {
@@ -279,9 +226,5 @@ impl World {
 }
 
 fn row(epoch: Epoch, holding: Holding) -> ShardRow {
-    ShardRow {
-        epoch,
-        holding,
-        changed: LogIndex(0),
-    }
+    ShardRow { epoch, holding, changed: LogIndex(0) }
 }
