@@ -3,5 +3,9 @@
 //! A component is `Config → new() → run(shutdown)` plus a cheap handle; channels never
 //! leave their module, every queue is bounded.
 
+pub mod call;
 pub mod config;
 pub mod env;
+pub mod host;
+#[cfg(feature = "mutants")]
+pub mod mutant;

@@ -154,6 +154,16 @@ impl RouteTable {
         self.shards.get(shard).map(Route::from)
     }
 
+    /// The row behind [`RouteTable::lookup`], as admission and hand-over read it.
+    pub fn row(&self, shard: ShardId) -> Option<ShardRow> {
+        self.shards.get(shard).copied()
+    }
+
+    /// The rows that changed after an index; passes over what stood still.
+    pub fn rows_since(&self, index: LogIndex) -> impl Iterator<Item = (ShardId, ShardRow)> {
+        self.shards.since(index).map(|(id, row)| (id, *row))
+    }
+
     /// All shards by id; none before the cluster is formed.
     pub fn routes(&self) -> impl Iterator<Item = (ShardId, Route)> {
         self.shards.iter().map(|(id, row)| (id, Route::from(row)))

@@ -1,0 +1,9 @@
+//! Opens, runs, drains and closes the shards of this node: the only code that runs user work.
+//!
+//! Decisions are taken by `shoal_core::{admit, handoff}`. It proposes nothing and learns of
+//! the registry only through the node's own table.
+
+pub mod api;
+pub mod kv;
+pub mod pulse;
+pub mod right;

@@ -1,0 +1,67 @@
+//! Faults put in on purpose, to prove that the demo's verdict notices them.
+//!
+//! Chosen by SHOAL_MUTANT; each happens once in a process. Not part of a release build.
+
+use std::{
+    env,
+    sync::{
+        OnceLock,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mutant {
+    /// kv acknowledges an increment that it does not store.
+    LoseIncrement,
+    /// An owner answers from its copy of a shard that it has handed over.
+    StaleOwner,
+}
+
+impl Mutant {
+    fn name(self) -> &'static str {
+        match self {
+            Self::LoseIncrement => "lose-increment",
+            Self::StaleOwner => "stale-owner",
+        }
+    }
+
+    fn named(name: &str) -> Option<Self> {
+        [Self::LoseIncrement, Self::StaleOwner].into_iter().find(|mutant| mutant.name() == name)
+    }
+}
+
+/// True when this process is to misbehave so.
+pub fn chosen(mutant: Mutant) -> bool {
+    static CHOSEN: OnceLock<Option<Mutant>> = OnceLock::new();
+    let chosen = CHOSEN.get_or_init(|| {
+        let name = env::var("SHOAL_MUTANT").ok()?;
+        let mutant = Mutant::named(&name);
+        tracing::warn!(name, known = mutant.is_some(), "this process misbehaves on purpose");
+        mutant
+    });
+    *chosen == Some(mutant)
+}
+
+/// True for the one time that the chosen fault happens.
+pub fn fire(mutant: Mutant) -> bool {
+    static FIRED: AtomicBool = AtomicBool::new(false);
+    let fires = chosen(mutant) && !FIRED.swap(true, Ordering::Relaxed);
+    if fires {
+        tracing::warn!(?mutant, "misbehaved");
+    }
+    fires
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_read_back() {
+        for mutant in [Mutant::LoseIncrement, Mutant::StaleOwner] {
+            assert_eq!(Mutant::named(mutant.name()), Some(mutant));
+        }
+        assert_eq!(Mutant::named("none"), None);
+    }
+}
