@@ -1,1 +1,639 @@
-//! Stub of the module; filled by its own change.
+//! Who founds the cluster, who joins it, and when it is formed; one machine per node.
+//!
+//! Every member of the founding set runs this machine until Formed is committed. It asks,
+//! answers, and changes its directory, and shows no change that is not yet on disk. The
+//! rules themselves are in `rules`. It keeps no Raft log and opens no socket: it says
+//! when to initialise, start, propose and leave, and is told what became of it.
+//!
+//! Safe while not all directories of the set are lost at once; sets of one or two need
+//! the old process of a name dead before that name gets a new directory.
+
+mod directory;
+mod message;
+mod mutant;
+mod rules;
+#[cfg(test)]
+mod tests;
+mod waiting;
+
+use std::{collections::BTreeMap, time::Duration};
+
+pub use directory::{Directory, Error, FOUNDING_SIZES, FoundingSet, Joined, Member, Renounced};
+pub use message::{
+    Action, Answer, Content, Event, Formed, JoinedState, Output, Peer, PeerState, Question, Reason,
+    Token,
+};
+use mutant::Mutant;
+use rules::{Scene, Seen, Step, View};
+
+use crate::id::{ClusterId, NodeId, Timestamp};
+
+/// Pause between an answer and the next question to the same address: founding needs about
+/// four rounds and should end within two seconds of the last start.
+const ASK_EVERY: Duration = Duration::from_millis(250);
+/// An unanswered question is given up and asked anew: far above a round trip.
+const ASK_TIMEOUT: Duration = Duration::from_secs(1);
+/// Between two requests to be admitted, or two proposals of Formed.
+const RETRY_EVERY: Duration = Duration::from_millis(500);
+/// Hearsay that never answered is dropped after so many questions; it may be heard again.
+const HEARSAY_TRIES: u32 = 8;
+/// A set has at most five names; the rest is room for addresses they once had.
+const MAX_CONTACTS: usize = 64;
+/// Questions that wait for the disk: one per member of the largest set, and as many joiners.
+const MAX_HELD: usize = 16;
+/// Past the lease, for rights given under a founding that was left: covers clock error.
+const PAUSE_BEYOND_LEASE: Duration = Duration::from_secs(1);
+/// The founder is the first node of its cluster.
+const FOUNDER: NodeId = NodeId(1);
+
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Plan {
+    /// Found or join with this set; a set of the own name alone founds alone.
+    Found(FoundingSet),
+    /// Ask the learned addresses for a formed cluster.
+    Join,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Config {
+    /// This node's name as founding sets spell it.
+    pub name: String,
+    /// Where this node answers questions.
+    pub address: String,
+    pub plan: Plan,
+    pub lease: Duration,
+    /// Formed waits until the operator has recorded the cluster id.
+    pub confirm_required: bool,
+}
+
+#[derive(Debug)]
+struct Contact {
+    /// Number of the question under way: any other answer from here is late.
+    asked: Option<u64>,
+    next_at: Timestamp,
+    /// From discovery, never dropped.
+    given: bool,
+    unanswered: u32,
+}
+
+#[derive(Debug)]
+enum Pending {
+    Change(Directory),
+    Leave(Directory),
+}
+
+#[derive(Debug)]
+pub struct Found {
+    config: Config,
+    /// In force: that of the founding joined, else that of the settings.
+    set: Option<FoundingSet>,
+    directory: Directory,
+    pending: Option<Pending>,
+    held: Vec<(Token, Question)>,
+    contacts: BTreeMap<String, Contact>,
+    view: View,
+    /// Founding sets that others refused ours for, by their address.
+    differing: BTreeMap<String, Vec<String>>,
+    next_number: u64,
+    log: Formed,
+    voters: Vec<u128>,
+    confirmed: Option<ClusterId>,
+    foreign: bool,
+    silent: Vec<Peer>,
+    listen_until: Timestamp,
+    retry_at: Timestamp,
+    greet_at: Timestamp,
+    propose_at: Option<Timestamp>,
+    waiting: Option<String>,
+    mutant: Option<Mutant>,
+}
+
+impl Found {
+    /// `first_number` is random: no answer to an earlier run of this process may match.
+    pub fn new(config: Config, directory: Directory, first_number: u64, now: Timestamp) -> Self {
+        let mut machine = Self {
+            set: None,
+            listen_until: now.plus(config.lease),
+            retry_at: now,
+            greet_at: now,
+            config,
+            directory,
+            pending: None,
+            held: Vec::new(),
+            contacts: BTreeMap::new(),
+            view: View::new(),
+            differing: BTreeMap::new(),
+            next_number: first_number,
+            log: Formed::No,
+            voters: Vec::new(),
+            confirmed: None,
+            foreign: false,
+            silent: Vec::new(),
+            propose_at: None,
+            waiting: None,
+            mutant: None,
+        };
+        machine.choose_set();
+        machine
+    }
+
+    /// The directory as it is on disk.
+    pub fn directory(&self) -> &Directory {
+        match &self.pending {
+            Some(Pending::Change(next)) if self.mutant == Some(Mutant::JoinBeforePersist) => next,
+            Some(Pending::Change(_) | Pending::Leave(_)) | None => &self.directory,
+        }
+    }
+
+    /// False once the founder's name was seen under another nonce and Formed is not in the
+    /// log: then Raft must take nothing from node 1 [S4].
+    pub fn takes_from_founder(&self) -> bool {
+        let durable = self.directory.renounced;
+        let renounced = match &self.pending {
+            Some(Pending::Change(next)) => next.renounced,
+            Some(Pending::Leave(_)) | None => durable,
+        };
+        let founder = self.directory.joined.as_ref().map(|j| j.founder.nonce);
+        let dead = renounced.map(|renounced| renounced.dead);
+        self.formed() >= Formed::InLog || dead.is_none() || dead != founder
+    }
+
+    pub fn formed(&self) -> Formed {
+        let recorded = if self.directory.formed {
+            Formed::InLog
+        } else {
+            Formed::No
+        };
+        self.log.max(recorded)
+    }
+
+    pub fn on(&mut self, event: Event, now: Timestamp) -> Output {
+        let mut actions = Vec::new();
+        let mut wake_at = Some(now);
+        match event {
+            Event::Started { formed_in_log } => {
+                if formed_in_log {
+                    self.log = Formed::InLog;
+                }
+                actions.extend(self.enter());
+            }
+            Event::Tick { random } => {
+                self.ask(now, &mut actions);
+                self.decide(random, now, &mut actions);
+                self.retry(now, &mut actions);
+                wake_at = self.next_tick(now);
+            }
+            Event::Question { token, question } => {
+                self.question(token, question, now, &mut actions)
+            }
+            Event::Answer { from, answer } => self.answer(&from, answer, now, &mut actions),
+            Event::Persisted => self.persisted(now, &mut actions),
+            Event::Admitted { node } => self.admitted(node, &mut actions),
+            Event::MembershipCommitted { voters } => self.voters = voters,
+            Event::FormedInLog => self.formed_in_log(now, &mut actions),
+            Event::FormedCommitted => {
+                self.formed_in_log(now, &mut actions);
+                self.log = Formed::Committed;
+            }
+            Event::Confirmed { cluster } => self.confirmed = Some(cluster),
+            Event::ForeignFormed { cluster, address } => {
+                actions.extend(self.foreign(cluster, address));
+            }
+            Event::AddressLearned { address } => self.contact(&address, true, now),
+            Event::Silent { nodes } => self.silent = nodes,
+        }
+        self.report(now, &mut actions);
+        Output { actions, wake_at }
+    }
+
+    fn scene(&self, now: Timestamp) -> Scene<'_> {
+        let alone = self.set.as_ref().is_some_and(|set| set.names().len() == 1);
+        Scene {
+            name: &self.config.name,
+            set: self.set.as_ref(),
+            directory: &self.directory,
+            formed: self.formed(),
+            view: &self.view,
+            voters: &self.voters,
+            listened: !alone || now.surely_past(self.listen_until),
+            confirmed: !self.config.confirm_required
+                || (self.confirmed.is_some() && self.confirmed == self.directory.cluster()),
+            foreign: self.foreign,
+            mutant: self.mutant,
+        }
+    }
+
+    /// The settings of founding are ignored once the directory has an identity.
+    fn choose_set(&mut self) {
+        let joined = self.directory.joined.iter();
+        let on: Vec<String> = joined.flat_map(|j| &j.on).map(|m| m.name.clone()).collect();
+        self.set = match (FoundingSet::new(on), &self.config.plan) {
+            (Ok(set), _) => Some(set),
+            (Err(_), Plan::Found(set)) => Some(set.clone()),
+            (Err(_), Plan::Join) => None,
+        };
+    }
+
+    fn enter(&self) -> Option<Action> {
+        let joined = self.directory.joined.as_ref()?;
+        let cluster = joined.cluster;
+        if self.directory.founded().is_some() && self.formed() == Formed::No {
+            return Some(Action::Initialize { cluster });
+        }
+        joined.node.map(|node| Action::Start { cluster, node })
+    }
+
+    fn contact(&mut self, address: &str, given: bool, now: Timestamp) {
+        if address == self.config.address {
+            return;
+        }
+        if let Some(contact) = self.contacts.get_mut(address) {
+            contact.given |= given;
+        } else if given || self.contacts.len() < MAX_CONTACTS {
+            let contact = Contact {
+                asked: None,
+                next_at: now,
+                given,
+                unanswered: 0,
+            };
+            self.contacts.insert(address.to_owned(), contact);
+        }
+    }
+
+    fn hearsay(&mut self, peer: &Peer, now: Timestamp) {
+        let of_set = self
+            .set
+            .as_ref()
+            .is_some_and(|set| set.contains(&peer.name));
+        if of_set && peer.name != self.config.name {
+            self.contact(&peer.address, false, now);
+        }
+    }
+
+    fn ask(&mut self, now: Timestamp, actions: &mut Vec<Action>) {
+        match self.formed() {
+            Formed::Committed => return self.greet(now, actions),
+            Formed::InLog => return,
+            Formed::No => {}
+        }
+        self.contacts
+            .retain(|_, contact| contact.given || contact.unanswered < HEARSAY_TRIES);
+        let due = |contact: &Contact| now.surely_past(contact.next_at);
+        let due: Vec<String> = self
+            .contacts
+            .iter()
+            .filter(|(_, contact)| due(contact))
+            .map(|(address, _)| address.clone())
+            .collect();
+        for address in due {
+            let question = self.new_question(None);
+            if let Some(contact) = self.contacts.get_mut(&address) {
+                contact.asked = Some(question.number);
+                contact.next_at = now.plus(ASK_TIMEOUT);
+                contact.unanswered = contact.unanswered.saturating_add(1);
+            }
+            actions.push(Action::Ask { address, question });
+        }
+    }
+
+    /// A silent node may have lost its directory and founded alone: it must hear of us [S5].
+    fn greet(&mut self, now: Timestamp, actions: &mut Vec<Action>) {
+        if !now.surely_past(self.greet_at) {
+            return;
+        }
+        self.greet_at = now.plus(self.config.lease);
+        for Peer { name, address } in self.silent.clone() {
+            let question = self.new_question(Some(name));
+            actions.push(Action::Ask { address, question });
+        }
+    }
+
+    fn new_question(&mut self, to: Option<String>) -> Question {
+        self.next_number = self.next_number.wrapping_add(1);
+        let formed = self.formed() == Formed::Committed;
+        let directory = self.directory();
+        let founder = directory.joined.as_ref().map(|j| j.founder.nonce);
+        Question {
+            number: self.next_number,
+            nonce: directory.nonce,
+            from: Peer {
+                name: self.config.name.clone(),
+                address: self.config.address.clone(),
+            },
+            founding_set: self.set.as_ref().filter(|_| !formed).map(FoundingSet::hash),
+            to,
+            formed: directory.cluster().filter(|_| formed),
+            // Only while it is about the own cluster: an old one would unseat a new one.
+            renounced: directory.renounced.filter(|r| Some(r.dead) == founder),
+        }
+    }
+
+    fn decide(&mut self, random: u128, now: Timestamp, actions: &mut Vec<Action>) {
+        if self.pending.is_some() {
+            return;
+        }
+        let Some(step) = self.scene(now).next() else {
+            return;
+        };
+        let own = Member {
+            name: self.config.name.clone(),
+            nonce: self.directory.nonce,
+        };
+        let next = match step {
+            Step::Found { on } => self.directory.with_joined(Joined {
+                cluster: ClusterId(random),
+                founder: own,
+                on,
+                node: Some(FOUNDER),
+            }),
+            Step::Join(joined) => self.directory.with_joined(joined),
+            Step::Renounce(renounced) => self.directory.renouncing(renounced),
+            Step::Form { pause } => {
+                let pause = if pause { self.pause() } else { Duration::ZERO };
+                self.propose_at = Some(now.plus(pause));
+                self.directory.with_formed()
+            }
+            Step::Record => self.directory.with_formed(),
+            Step::Leave => {
+                let next = self.directory.left(random);
+                actions.push(Action::Leave(next.clone()));
+                self.pending = Some(Pending::Leave(next));
+                return;
+            }
+        };
+        self.persist(next, actions);
+    }
+
+    fn pause(&self) -> Duration {
+        self.config.lease + PAUSE_BEYOND_LEASE
+    }
+
+    fn persist(&mut self, next: Directory, actions: &mut Vec<Action>) {
+        actions.push(Action::Persist(next.clone()));
+        self.pending = Some(Pending::Change(next));
+    }
+
+    /// What is repeated until it is done: to be admitted, and to form.
+    fn retry(&mut self, now: Timestamp, actions: &mut Vec<Action>) {
+        if self.pending.is_some() || !now.surely_past(self.retry_at) {
+            return;
+        }
+        let Some(joined) = &self.directory.joined else {
+            return;
+        };
+        let cluster = joined.cluster;
+        if self.directory.founded().is_some() {
+            // After a restart nobody remembers whether a directory had left: pause.
+            let pause = now.plus(self.pause());
+            let proposing = self.directory.formed && self.log != Formed::Committed;
+            if proposing && now.surely_past(*self.propose_at.get_or_insert(pause)) {
+                actions.push(Action::ProposeFormed { cluster });
+                self.retry_at = now.plus(RETRY_EVERY);
+            }
+        } else if joined.node.is_none()
+            && let Some(address) = self.admitting_address(joined)
+        {
+            actions.push(Action::RequestJoin { cluster, address });
+            self.retry_at = now.plus(RETRY_EVERY);
+        }
+    }
+
+    fn admitting_address(&self, joined: &Joined) -> Option<String> {
+        let admits = |seen: &&Seen| {
+            let theirs = seen.state.joined.as_ref();
+            let founder = seen.state.member == joined.founder;
+            theirs.is_some_and(|theirs| theirs.cluster == joined.cluster)
+                && (founder || seen.state.formed == Formed::Committed)
+        };
+        let seen = self.view.values().find(admits)?;
+        Some(seen.address.clone())
+    }
+
+    fn question(
+        &mut self,
+        token: Token,
+        question: Question,
+        now: Timestamp,
+        actions: &mut Vec<Action>,
+    ) {
+        self.hearsay(&question.from, now);
+        if let Some(cluster) = question.formed
+            && question
+                .to
+                .as_ref()
+                .is_none_or(|to| *to == self.config.name)
+        {
+            actions.extend(self.foreign(cluster, question.from.address.clone()));
+        }
+        if let Some(renounced) = question.renounced
+            && self.pending.is_none()
+            && self.must_renounce(renounced)
+        {
+            let next = self.directory.renouncing(renounced);
+            self.persist(next, actions);
+        }
+        if self.pending.is_some() && self.mutant != Some(Mutant::JoinBeforePersist) {
+            if self.held.len() == MAX_HELD {
+                let (token, _) = self.held.remove(0);
+                actions.push(Action::Drop { token });
+            }
+            self.held.push((token, question));
+            return;
+        }
+        let answer = Answer {
+            nonce: question.nonce,
+            number: question.number,
+            content: self.content_for(&question),
+        };
+        actions.push(Action::Reply { token, answer });
+    }
+
+    /// Whoever learns that the founder's name has a new nonce takes nothing more from the
+    /// old one, and answers only after that is on disk.
+    fn must_renounce(&self, told: Renounced) -> bool {
+        let directory = &self.directory;
+        let founder = directory.joined.as_ref().map(|j| j.founder.nonce);
+        let concerned = founder.is_none_or(|founder| founder == told.dead);
+        concerned
+            && self.formed() == Formed::No
+            && ![told.dead, told.by].contains(&directory.nonce)
+            && directory
+                .renounced
+                .is_none_or(|known| known.dead != told.dead)
+    }
+
+    fn content_for(&mut self, question: &Question) -> Content {
+        let directory = self.directory();
+        if question.from.name == self.config.name && question.nonce != directory.nonce {
+            return Content::NameInUse {
+                address: self.config.address.clone(),
+            };
+        }
+        match (&self.set, question.founding_set) {
+            (Some(set), Some(theirs)) if set.hash() != theirs => Content::SetsDiffer {
+                names: set.names().to_vec(),
+            },
+            (Some(_) | None, Some(_) | None) => Content::State(self.state()),
+        }
+    }
+
+    fn state(&self) -> PeerState {
+        let directory = self.directory();
+        let known = self.view.iter().map(|(name, seen)| Peer {
+            name: name.clone(),
+            address: seen.address.clone(),
+        });
+        PeerState {
+            member: Member {
+                name: self.config.name.clone(),
+                nonce: directory.nonce,
+            },
+            boot_ms: directory.boot_ms,
+            known: known.collect(),
+            oldest: self.scene(self.listen_until).oldest().map(str::to_owned),
+            joined: directory.joined.as_ref().map(|joined| JoinedState {
+                cluster: joined.cluster,
+                founder: joined.founder.clone(),
+            }),
+            formed: self.formed(),
+            ever_left: directory.ever_left,
+        }
+    }
+
+    fn answer(&mut self, from: &str, answer: Answer, now: Timestamp, actions: &mut Vec<Action>) {
+        let present = answer.nonce == self.directory.nonce;
+        let Some(contact) = self.contacts.get_mut(from) else {
+            return;
+        };
+        let counts = present && contact.asked == Some(answer.number);
+        if !counts && self.mutant != Some(Mutant::OldAnswersCount) {
+            return;
+        }
+        contact.asked = None;
+        contact.unanswered = 0;
+        contact.next_at = now.plus(ASK_EVERY);
+        self.differing.remove(from);
+        match answer.content {
+            Content::State(state) => self.heard(from, state, now),
+            Content::SetsDiffer { names } => {
+                self.view.retain(|_, seen| seen.address != from);
+                self.differing.insert(from.to_owned(), names);
+            }
+            // A directory with an identity stays; the newcomer has to go.
+            Content::NameInUse { address } => {
+                if self.directory.joined.is_none() && self.pending.is_none() {
+                    let name = self.config.name.clone();
+                    actions.push(Action::Exit(Reason::NameInUse { name, address }));
+                }
+            }
+        }
+    }
+
+    fn heard(&mut self, from: &str, state: PeerState, now: Timestamp) {
+        for peer in &state.known {
+            self.hearsay(peer, now);
+        }
+        let name = state.member.name.clone();
+        let asked_for = self.set.as_ref().is_none_or(|set| set.contains(&name));
+        if asked_for && name != self.config.name {
+            let address = from.to_owned();
+            self.view.insert(name, Seen { state, address });
+        }
+    }
+
+    fn foreign(&mut self, cluster: ClusterId, address: String) -> Option<Action> {
+        if self.directory.cluster() == Some(cluster) {
+            return None;
+        }
+        let alone = match &self.directory.joined {
+            Some(_) => self.directory.founded_alone(),
+            None => self.set.as_ref().is_some_and(|set| set.names().len() == 1),
+        };
+        if alone {
+            return Some(Action::Exit(Reason::BelongsElsewhere { cluster, address }));
+        }
+        self.foreign = self.directory.joined.is_some() && self.formed() == Formed::No;
+        None
+    }
+
+    fn admitted(&mut self, node: NodeId, actions: &mut Vec<Action>) {
+        let joined = self.directory.joined.clone();
+        if let Some(joined) = joined.filter(|j| j.node.is_none())
+            && self.pending.is_none()
+        {
+            let next = self.directory.with_joined(Joined {
+                node: Some(node),
+                ..joined
+            });
+            self.persist(next, actions);
+        }
+    }
+
+    fn formed_in_log(&mut self, now: Timestamp, actions: &mut Vec<Action>) {
+        self.log = self.log.max(Formed::InLog);
+        if matches!(self.pending, Some(Pending::Leave(_))) {
+            self.pending = None;
+            actions.extend(self.enter());
+            self.release(now, actions);
+        }
+    }
+
+    fn persisted(&mut self, now: Timestamp, actions: &mut Vec<Action>) {
+        let before = std::mem::replace(
+            &mut self.directory,
+            match self.pending.take() {
+                None => return,
+                Some(Pending::Change(next)) => next,
+                Some(Pending::Leave(next)) => {
+                    self.log = Formed::No;
+                    self.voters.clear();
+                    self.foreign = false;
+                    self.propose_at = None;
+                    next
+                }
+            },
+        );
+        let after = &self.directory;
+        let entered = before.joined != after.joined;
+        let same_self = before.nonce == after.nonce
+            && before.cluster() == after.cluster()
+            && before.renounced == after.renounced;
+        if !same_self {
+            // What was heard before a change of the own state decides nothing after it.
+            let forget = self.mutant != Some(Mutant::OldAnswersCount);
+            self.view.retain(|_, _| !forget);
+            for contact in self.contacts.values_mut() {
+                contact.asked = None;
+                contact.next_at = now;
+            }
+        }
+        self.choose_set();
+        if entered {
+            actions.extend(self.enter());
+        }
+        self.release(now, actions);
+    }
+
+    fn release(&mut self, now: Timestamp, actions: &mut Vec<Action>) {
+        for (token, question) in std::mem::take(&mut self.held) {
+            self.question(token, question, now, actions);
+        }
+    }
+
+    fn next_tick(&self, now: Timestamp) -> Option<Timestamp> {
+        match self.formed() {
+            Formed::No | Formed::InLog => Some(now.plus(ASK_EVERY / 2)),
+            Formed::Committed if !self.directory.formed => Some(now.plus(ASK_EVERY)),
+            Formed::Committed if self.silent.is_empty() => None,
+            Formed::Committed => Some(self.greet_at),
+        }
+    }
+
+    fn report(&mut self, now: Timestamp, actions: &mut Vec<Action>) {
+        let waiting = self.waiting_for(now);
+        if waiting != self.waiting {
+            self.waiting.clone_from(&waiting);
+            actions.push(Action::Waiting(waiting));
+        }
+    }
+}

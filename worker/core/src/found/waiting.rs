@@ -1,0 +1,107 @@
+//! The line that tells a person what founding waits for.
+
+use super::{Formed, Found, FoundingSet, Plan, rules::Scene};
+use crate::id::Timestamp;
+
+impl Found {
+    /// None once the cluster is formed.
+    pub(super) fn waiting_for(&self, now: Timestamp) -> Option<String> {
+        if self.formed() == Formed::Committed {
+            return None;
+        }
+        if let (Some((address, theirs)), Some(ours)) = (self.differing.iter().next(), &self.set) {
+            return Some(format!(
+                "founding sets differ: this node has {ours}; {address} has {}",
+                theirs.join(", ")
+            ));
+        }
+        let scene = self.scene(now);
+        Some(match &self.directory.joined {
+            None => self.to_found_or_join(&scene),
+            Some(joined) if joined.node.is_none() => {
+                format!("waiting for cluster {} to admit this node", joined.cluster)
+            }
+            Some(_) if self.directory.founded().is_some() => self.to_form(&scene),
+            Some(joined) => format!(
+                "waiting for {} to form cluster {}",
+                joined.founder.name, joined.cluster
+            ),
+        })
+    }
+
+    fn to_found_or_join(&self, scene: &Scene<'_>) -> String {
+        let Some(set) = &self.set else {
+            let addresses: Vec<&str> = self.contacts.keys().map(String::as_str).collect();
+            return format!("waiting for a formed cluster at {}", addresses.join(", "));
+        };
+        let missing = scene.missing();
+        if scene.outside() {
+            return format!("waiting for {set} to form a cluster");
+        }
+        if !missing.is_empty() {
+            return peers(&missing, set, "");
+        }
+        if !scene.listened {
+            return "listening for another cluster before founding one alone".to_owned();
+        }
+        let elsewhere = self
+            .view
+            .iter()
+            .find(|(_, seen)| seen.state.joined.is_some());
+        match (elsewhere, scene.oldest()) {
+            (Some((name, seen)), _) => {
+                let cluster = seen.state.joined.as_ref().map(|joined| joined.cluster);
+                format!(
+                    "waiting for cluster {} of {name} to form or to be left",
+                    cluster.unwrap_or_default()
+                )
+            }
+            (None, Some(oldest)) if oldest != scene.name => {
+                format!("waiting for {oldest}, the oldest founding peer, to found the cluster")
+            }
+            (None, Some(_) | None) => "waiting to found the cluster".to_owned(),
+        }
+    }
+
+    fn to_form(&self, scene: &Scene<'_>) -> String {
+        let Some((joined, set)) = self.directory.joined.as_ref().zip(self.set.as_ref()) else {
+            return "waiting to form".to_owned();
+        };
+        let cluster = joined.cluster;
+        let there = |name: &String| {
+            *name == self.config.name
+                || self.view.get(name).is_some_and(|seen| {
+                    let theirs = seen.state.joined.as_ref();
+                    theirs.is_some_and(|theirs| theirs.cluster == cluster)
+                })
+        };
+        let names = set.names().iter();
+        let missing: Vec<&str> = names.filter(|n| !there(n)).map(String::as_str).collect();
+        let votes = (self.voters.len(), set.voter_target());
+        if self.directory.formed {
+            format!("waiting for cluster {cluster} to commit that it is formed")
+        } else if !missing.is_empty() {
+            peers(&missing, set, " to join")
+        } else if votes.0 < votes.1 {
+            format!("waiting for voters: {} of {}", votes.0, votes.1)
+        } else if !scene.confirmed {
+            format!("waiting for the operator to confirm cluster {cluster}")
+        } else {
+            format!("waiting for cluster {cluster} to form")
+        }
+    }
+
+    /// The settings this machine was given.
+    pub fn plan(&self) -> &Plan {
+        &self.config.plan
+    }
+}
+
+fn peers(missing: &[&str], set: &FoundingSet, purpose: &str) -> String {
+    format!(
+        "waiting for {} of {} founding peers{purpose}: {}",
+        missing.len(),
+        set.names().len(),
+        missing.join(", ")
+    )
+}
