@@ -16,6 +16,9 @@ pub(super) struct Seen {
     pub address: String,
 }
 
+/// No directory draws it; stands for a name without an answer.
+const NEVER_SEEN: u128 = 0;
+
 pub(super) type View = BTreeMap<String, Seen>;
 
 /// Everything a decision rests on.
@@ -225,18 +228,16 @@ impl Scene<'_> {
     }
 
     fn members(&self) -> Vec<Member> {
-        let own = Member {
-            name: self.name.to_owned(),
-            nonce: self.directory.nonce,
+        let nonce = |name: &String| match self.view.get(name) {
+            Some(seen) => seen.state.member.nonce,
+            None if *name == self.name => self.directory.nonce,
+            None => NEVER_SEEN,
         };
         let names = self.set.map_or(&[][..], FoundingSet::names).iter();
         names
-            .map(|name| match self.view.get(name) {
-                Some(seen) => seen.state.member.clone(),
-                None => Member {
-                    name: name.clone(),
-                    ..own.clone()
-                },
+            .map(|name| Member {
+                name: name.clone(),
+                nonce: nonce(name),
             })
             .collect()
     }
