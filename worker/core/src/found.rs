@@ -144,11 +144,7 @@ impl Found {
     }
 
     pub fn formed(&self) -> Formed {
-        let recorded = if self.directory.formed {
-            Formed::InLog
-        } else {
-            Formed::No
-        };
+        let recorded = if self.directory.formed { Formed::InLog } else { Formed::No };
         self.log.max(recorded)
     }
 
@@ -235,10 +231,7 @@ impl Found {
         let Some(step) = self.scene(now).next() else {
             return;
         };
-        let own = Member {
-            name: self.config.name.clone(),
-            nonce: self.directory.nonce,
-        };
+        let own = Member { name: self.config.name.clone(), nonce: self.directory.nonce };
         let next = match step {
             Step::Found { on } => self.directory.with_joined(Joined {
                 cluster: ClusterId(random),
@@ -314,10 +307,7 @@ impl Found {
         if let Some(joined) = joined.filter(|j| j.node.is_none())
             && self.pending.is_none()
         {
-            let next = self.directory.with_joined(Joined {
-                node: Some(node),
-                ..joined
-            });
+            let next = self.directory.with_joined(Joined { node: Some(node), ..joined });
             self.persist(next, actions);
         }
     }

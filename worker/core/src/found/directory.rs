@@ -77,9 +77,7 @@ impl FoundingSet {
         self.names
             .iter()
             .flat_map(|name| name.bytes().chain([0]))
-            .fold(OFFSET, |hash, byte| {
-                (hash ^ u64::from(byte)).wrapping_mul(PRIME)
-            })
+            .fold(OFFSET, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(PRIME))
     }
 }
 
@@ -132,14 +130,7 @@ pub struct Directory {
 
 impl Directory {
     pub fn empty(nonce: u128, boot_ms: u64) -> Self {
-        Self {
-            nonce,
-            boot_ms,
-            joined: None,
-            formed: false,
-            ever_left: false,
-            renounced: None,
-        }
+        Self { nonce, boot_ms, joined: None, formed: false, ever_left: false, renounced: None }
     }
 
     pub fn cluster(&self) -> Option<ClusterId> {
@@ -148,9 +139,7 @@ impl Directory {
 
     /// The cluster this very directory founded.
     pub fn founded(&self) -> Option<&Joined> {
-        self.joined
-            .as_ref()
-            .filter(|joined| joined.founder.nonce == self.nonce)
+        self.joined.as_ref().filter(|joined| joined.founder.nonce == self.nonce)
     }
 
     /// Founded with nobody else's consent: may have forgotten a cluster it belongs to [S5].
@@ -160,33 +149,18 @@ impl Directory {
 
     /// Out of its cluster, under a new nonce.
     pub(super) fn left(&self, nonce: u128) -> Self {
-        Self {
-            nonce,
-            joined: None,
-            formed: false,
-            ever_left: true,
-            ..self.clone()
-        }
+        Self { nonce, joined: None, formed: false, ever_left: true, ..self.clone() }
     }
 
     pub(super) fn with_joined(&self, joined: Joined) -> Self {
-        Self {
-            joined: Some(joined),
-            ..self.clone()
-        }
+        Self { joined: Some(joined), ..self.clone() }
     }
 
     pub(super) fn with_formed(&self) -> Self {
-        Self {
-            formed: true,
-            ..self.clone()
-        }
+        Self { formed: true, ..self.clone() }
     }
 
     pub(super) fn renouncing(&self, renounced: Renounced) -> Self {
-        Self {
-            renounced: Some(renounced),
-            ..self.clone()
-        }
+        Self { renounced: Some(renounced), ..self.clone() }
     }
 }

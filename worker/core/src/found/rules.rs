@@ -66,11 +66,7 @@ impl Scene<'_> {
         if self.must_leave(joined) {
             return Some(Step::Leave);
         }
-        if self.directory.founded().is_some() {
-            self.form(joined)
-        } else {
-            self.renounce(joined)
-        }
+        if self.directory.founded().is_some() { self.form(joined) } else { self.renounce(joined) }
     }
 
     /// All of the founding set answered, all are empty, and this node is the oldest [S4, S7].
@@ -192,8 +188,7 @@ impl Scene<'_> {
         let seen: Vec<&Seen> = self.view.values().collect();
         let others = set.names().iter().filter(|name| *name != self.name);
         let own = set.names().len() - others.count();
-        self.enough(seen.len() + own, set.names().len())
-            .then_some(seen)
+        self.enough(seen.len() + own, set.names().len()).then_some(seen)
     }
 
     /// Names of the set that have not answered.
@@ -213,11 +208,7 @@ impl Scene<'_> {
         let own = (self.directory.boot_ms, self.name, self.directory.nonce);
         let others = self.view.values().map(|seen| {
             let state = &seen.state;
-            (
-                state.boot_ms,
-                state.member.name.as_str(),
-                state.member.nonce,
-            )
+            (state.boot_ms, state.member.name.as_str(), state.member.nonce)
         });
         others.chain([own]).min().map(|(_, name, _)| name)
     }
@@ -234,12 +225,7 @@ impl Scene<'_> {
             None => NEVER_SEEN,
         };
         let names = self.set.map_or(&[][..], FoundingSet::names).iter();
-        names
-            .map(|name| Member {
-                name: name.clone(),
-                nonce: nonce(name),
-            })
-            .collect()
+        names.map(|name| Member { name: name.clone(), nonce: nonce(name) }).collect()
     }
 
     fn is_dead(&self, nonce: u128) -> bool {

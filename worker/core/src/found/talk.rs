@@ -37,21 +37,13 @@ impl Found {
         if let Some(contact) = self.contacts.get_mut(address) {
             contact.given |= given;
         } else if given || self.contacts.len() < MAX_CONTACTS {
-            let contact = Contact {
-                asked: None,
-                next_at: now,
-                given,
-                unanswered: 0,
-            };
+            let contact = Contact { asked: None, next_at: now, given, unanswered: 0 };
             self.contacts.insert(address.to_owned(), contact);
         }
     }
 
     fn hearsay(&mut self, peer: &Peer, now: Timestamp) {
-        let of_set = self
-            .set
-            .as_ref()
-            .is_some_and(|set| set.contains(&peer.name));
+        let of_set = self.set.as_ref().is_some_and(|set| set.contains(&peer.name));
         if of_set && peer.name != self.config.name {
             self.contact(&peer.address, false, now);
         }
@@ -63,8 +55,7 @@ impl Found {
             Formed::InLog => return,
             Formed::No => {}
         }
-        self.contacts
-            .retain(|_, contact| contact.given || contact.unanswered < HEARSAY_TRIES);
+        self.contacts.retain(|_, contact| contact.given || contact.unanswered < HEARSAY_TRIES);
         let due = |contact: &Contact| now.surely_past(contact.next_at);
         let due: Vec<String> = self
             .contacts
@@ -103,10 +94,7 @@ impl Found {
         Question {
             number: self.next_number,
             nonce: directory.nonce,
-            from: Peer {
-                name: self.config.name.clone(),
-                address: self.config.address.clone(),
-            },
+            from: Peer { name: self.config.name.clone(), address: self.config.address.clone() },
             founding_set: self.set.as_ref().filter(|_| !formed).map(FoundingSet::hash),
             to,
             formed: directory.cluster().filter(|_| formed),
@@ -124,10 +112,7 @@ impl Found {
     ) {
         self.hearsay(&question.from, now);
         if let Some(cluster) = question.formed
-            && question
-                .to
-                .as_ref()
-                .is_none_or(|to| *to == self.config.name)
+            && question.to.as_ref().is_none_or(|to| *to == self.config.name)
         {
             actions.extend(self.foreign(cluster, question.from.address.clone()));
         }
@@ -163,37 +148,30 @@ impl Found {
         concerned
             && self.formed() == Formed::No
             && ![told.dead, told.by].contains(&directory.nonce)
-            && directory
-                .renounced
-                .is_none_or(|known| known.dead != told.dead)
+            && directory.renounced.is_none_or(|known| known.dead != told.dead)
     }
 
     fn content_for(&mut self, question: &Question) -> Content {
         let directory = self.directory();
         if question.from.name == self.config.name && question.nonce != directory.nonce {
-            return Content::NameInUse {
-                address: self.config.address.clone(),
-            };
+            return Content::NameInUse { address: self.config.address.clone() };
         }
         match (&self.set, question.founding_set) {
-            (Some(set), Some(theirs)) if set.hash() != theirs => Content::SetsDiffer {
-                names: set.names().to_vec(),
-            },
+            (Some(set), Some(theirs)) if set.hash() != theirs => {
+                Content::SetsDiffer { names: set.names().to_vec() }
+            }
             (Some(_) | None, Some(_) | None) => Content::State(self.state()),
         }
     }
 
     fn state(&self) -> PeerState {
         let directory = self.directory();
-        let known = self.view.iter().map(|(name, seen)| Peer {
-            name: name.clone(),
-            address: seen.address.clone(),
-        });
+        let known = self
+            .view
+            .iter()
+            .map(|(name, seen)| Peer { name: name.clone(), address: seen.address.clone() });
         PeerState {
-            member: Member {
-                name: self.config.name.clone(),
-                nonce: directory.nonce,
-            },
+            member: Member { name: self.config.name.clone(), nonce: directory.nonce },
             boot_ms: directory.boot_ms,
             known: known.collect(),
             oldest: self.scene(self.listen_until).oldest().map(str::to_owned),

@@ -59,9 +59,7 @@ fn healed(sim: &mut Sim) -> Result<(), String> {
     sim.end_zombies();
     sim.weather = CALM;
     sim.cut.clear();
-    let living: Vec<usize> = (0..sim.nodes.len())
-        .filter(|i| !sim.is_zombie(*i))
-        .collect();
+    let living: Vec<usize> = (0..sim.nodes.len()).filter(|i| !sim.is_zombie(*i)).collect();
     living.iter().for_each(|i| sim.start(*i));
     let all = living.clone();
     let formed = sim.run(60_000, move |sim| {
@@ -70,15 +68,8 @@ fn healed(sim: &mut Sim) -> Result<(), String> {
     if let Some(violation) = &sim.violation {
         return Err(violation.clone());
     }
-    let states: Vec<_> = living
-        .iter()
-        .map(|i| sim.nodes[*i].waiting.clone())
-        .collect();
-    if formed {
-        Ok(())
-    } else {
-        Err(format!("never forms: {states:?}"))
-    }
+    let states: Vec<_> = living.iter().map(|i| sim.nodes[*i].waiting.clone()).collect();
+    if formed { Ok(()) } else { Err(format!("never forms: {states:?}")) }
 }
 
 fn episode(size: usize, seed: u64, mutant: Option<Mutant>) -> (Sim, Result<(), String>) {
@@ -136,20 +127,14 @@ fn two_form_one_cluster() {
 fn three_form_one_cluster() {
     let seen = always_one_cluster(3);
     assert!(seen.abandoned > 0 && seen.left > 0, "{seen:?}");
-    assert!(
-        seen.disks_lost > 0 && seen.replaced > 0 && seen.exits > 0,
-        "{seen:?}"
-    );
+    assert!(seen.disks_lost > 0 && seen.replaced > 0 && seen.exits > 0, "{seen:?}");
 }
 
 #[test]
 fn five_form_one_cluster() {
     let seen = always_one_cluster(5);
     assert!(seen.abandoned > 0 && seen.left > 0, "{seen:?}");
-    assert!(
-        seen.disks_lost > 0 && seen.replaced > 0 && seen.exits > 0,
-        "{seen:?}"
-    );
+    assert!(seen.disks_lost > 0 && seen.replaced > 0 && seen.exits > 0, "{seen:?}");
 }
 
 fn assert_caught(mutant: Mutant) {
@@ -196,14 +181,7 @@ fn a_join_shown_before_it_is_on_disk_is_caught() {
 
 #[test]
 fn every_start_order_ends_with_the_oldest_as_founder() {
-    for order in [
-        [0, 1, 2],
-        [0, 2, 1],
-        [1, 0, 2],
-        [1, 2, 0],
-        [2, 0, 1],
-        [2, 1, 0],
-    ] {
+    for order in [[0, 1, 2], [0, 2, 1], [1, 0, 2], [1, 2, 0], [2, 0, 1], [2, 1, 0]] {
         let mut sim = Sim::of(3, 1, None);
         for i in order {
             sim.start(i);
@@ -234,11 +212,7 @@ fn a_node_outside_the_set_joins_what_has_formed() {
     let by_address = sim.add(name(4), Plan::Join);
     (0..5).for_each(|i| sim.start(i));
     assert!(sim.run(10_000, |sim| sim.formed_by(5)), "{:?}", sim.trace);
-    assert!(
-        [fourth, by_address]
-            .iter()
-            .all(|i| sim.formed_in(*i) == sim.formed_in(0))
-    );
+    assert!([fourth, by_address].iter().all(|i| sim.formed_in(*i) == sim.formed_in(0)));
 }
 
 #[test]
@@ -273,10 +247,7 @@ fn s3_different_lists_refuse_each_other_and_show_both() {
 fn s3_the_size_of_the_set_is_that_of_the_setting() {
     let addresses: Vec<String> = (0..7).map(name).collect();
     let size = |n: usize| FoundingSet::of_addresses(&addresses[..n]).map(|s| s.names().len());
-    assert_eq!(
-        (1..=7).map(|n| size(n).unwrap()).collect::<Vec<_>>(),
-        [1, 2, 3, 3, 5, 5, 5]
-    );
+    assert_eq!((1..=7).map(|n| size(n).unwrap()).collect::<Vec<_>>(), [1, 2, 3, 3, 5, 5, 5]);
     assert_eq!(size(0), Err(Error::Size(0)));
     let twice = FoundingSet::new([0, 0].map(name));
     assert_eq!(twice, Err(Error::Twice(name(0))));
@@ -294,17 +265,9 @@ fn s4_founder_loses_its_disk_while_its_partner_is_cut_off() {
         sim.lose_disk(0);
         sim.start(0);
         sim.pass(10_000);
-        assert_eq!(
-            sim.founded.len(),
-            1,
-            "the partner still holds the first cluster"
-        );
+        assert_eq!(sim.founded.len(), 1, "the partner still holds the first cluster");
         sim.cut.clear();
-        assert!(
-            sim.run(20_000, |sim| sim.formed_by(size)),
-            "{:?}",
-            sim.trace
-        );
+        assert!(sim.run(20_000, |sim| sim.formed_by(size)), "{:?}", sim.trace);
         assert_eq!((sim.founded.len(), sim.formed.len()), (2, 1));
     }
 }
@@ -316,26 +279,17 @@ fn s5_a_directory_founded_alone_stops_when_its_old_cluster_calls() {
     assert!(sim.run(5_000, |sim| sim.formed_by(3)));
     sim.lose_disk(0);
     sim.nodes[0].plan = Plan::Found(set(1));
-    let silent = Peer {
-        name: name(0),
-        address: sim::address(0),
-    };
+    let silent = Peer { name: name(0), address: sim::address(0) };
     let greet = |sim: &mut Sim, nodes| sim.event(1, Event::Silent { nodes });
     // Not a word while it listens: it founds.
     sim.start(0);
-    assert!(
-        !sim.run(2_900, |sim| sim.founded.len() > 1),
-        "it listens for a lease first"
-    );
+    assert!(!sim.run(2_900, |sim| sim.founded.len() > 1), "it listens for a lease first");
     assert!(sim.run(2_000, |sim| sim.founded.len() > 1));
     greet(&mut sim, vec![silent.clone()]);
     assert!(sim.run(4_000, |sim| !sim.nodes[0].exits.is_empty()));
     let text = sim.nodes[0].exits[0].to_string();
     let cluster = sim.formed_in(1).unwrap().to_string();
-    assert!(
-        text.contains(&cluster) && text.contains("JOIN_ADDRESS"),
-        "{text}"
-    );
+    assert!(text.contains(&cluster) && text.contains("JOIN_ADDRESS"), "{text}");
     // For ever: the next run of it stops too, and one that still listens never founds.
     sim.start(0);
     assert!(sim.run(6_000, |sim| sim.nodes[0].exits.len() > 1));
@@ -380,11 +334,7 @@ fn s7_founder_lost_after_formed_was_appended() {
     assert!(!unheard.holds_formed(1) && !unheard.holds_formed(2));
     unheard.lose_disk(0);
     unheard.start(0);
-    assert!(
-        unheard.run(20_000, |sim| sim.formed_by(3)),
-        "{:?}",
-        unheard.trace
-    );
+    assert!(unheard.run(20_000, |sim| sim.formed_by(3)), "{:?}", unheard.trace);
     assert_eq!((unheard.founded.len(), unheard.formed.len()), (2, 1));
 
     let mut heard = Sim::of(3, 1, None);
@@ -392,16 +342,8 @@ fn s7_founder_lost_after_formed_was_appended() {
     assert!(heard.run(5_000, |sim| sim.holds_formed(1) || sim.holds_formed(2)));
     heard.lose_disk(0);
     heard.start(0);
-    assert!(
-        heard.run(20_000, |sim| sim.formed_by(3)),
-        "{:?}",
-        heard.trace
-    );
-    assert_eq!(
-        heard.founded.len(),
-        1,
-        "one who holds Formed keeps the cluster"
-    );
+    assert!(heard.run(20_000, |sim| sim.formed_by(3)), "{:?}", heard.trace);
+    assert_eq!(heard.founded.len(), 1, "one who holds Formed keeps the cluster");
 }
 
 #[test]
@@ -411,16 +353,8 @@ fn s7_a_confirmed_id_that_nobody_holds_forms_nothing() {
     (0..3).for_each(|i| sim.start(i));
     sim.pass(5_000);
     let cluster = *sim.founded.first().unwrap();
-    assert_eq!(
-        sim.waiting(0),
-        format!("waiting for the operator to confirm cluster {cluster}")
-    );
-    sim.event(
-        0,
-        Event::Confirmed {
-            cluster: ClusterId(7),
-        },
-    );
+    assert_eq!(sim.waiting(0), format!("waiting for the operator to confirm cluster {cluster}"));
+    sim.event(0, Event::Confirmed { cluster: ClusterId(7) });
     sim.pass(5_000);
     assert!(sim.formed.is_empty());
     sim.event(0, Event::Confirmed { cluster });
@@ -461,9 +395,6 @@ fn the_name_of_a_directory_in_use_is_refused_to_a_second_one() {
     let twin = sim.add(name(1), Plan::Found(set(3)));
     sim.start(twin);
     assert!(sim.run(3_000, |sim| !sim.nodes[twin].exits.is_empty()));
-    let expected = Reason::NameInUse {
-        name: name(1),
-        address: sim::address(1),
-    };
+    let expected = Reason::NameInUse { name: name(1), address: sim::address(1) };
     assert_eq!(sim.nodes[twin].exits[0], expected);
 }

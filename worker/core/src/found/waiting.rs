@@ -22,10 +22,9 @@ impl Found {
                 format!("waiting for cluster {} to admit this node", joined.cluster)
             }
             Some(_) if self.directory.founded().is_some() => self.to_form(&scene),
-            Some(joined) => format!(
-                "waiting for {} to form cluster {}",
-                joined.founder.name, joined.cluster
-            ),
+            Some(joined) => {
+                format!("waiting for {} to form cluster {}", joined.founder.name, joined.cluster)
+            }
         })
     }
 
@@ -44,10 +43,7 @@ impl Found {
         if !scene.listened {
             return "listening for another cluster before founding one alone".to_owned();
         }
-        let elsewhere = self
-            .view
-            .iter()
-            .find(|(_, seen)| seen.state.joined.is_some());
+        let elsewhere = self.view.iter().find(|(_, seen)| seen.state.joined.is_some());
         match (elsewhere, scene.oldest()) {
             (Some((name, seen)), _) => {
                 let cluster = seen.state.joined.as_ref().map(|joined| joined.cluster);

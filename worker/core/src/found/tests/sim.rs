@@ -94,20 +94,10 @@ pub struct Weather {
     pub write_ms: u64,
 }
 
-pub const CALM: Weather = Weather {
-    loss: 0,
-    duplicates: 0,
-    delay_ms: 10,
-    stragglers: 0,
-    write_ms: 5,
-};
-pub const STORM: Weather = Weather {
-    loss: 15,
-    duplicates: 15,
-    delay_ms: 300,
-    stragglers: 10,
-    write_ms: 400,
-};
+pub const CALM: Weather =
+    Weather { loss: 0, duplicates: 0, delay_ms: 10, stragglers: 0, write_ms: 5 };
+pub const STORM: Weather =
+    Weather { loss: 15, duplicates: 15, delay_ms: 300, stragglers: 10, write_ms: 400 };
 
 pub struct Sim {
     pub random: Random,
@@ -231,12 +221,7 @@ impl Sim {
         node.restart_at = None;
         let (run, log) = (node.run, disk.log.clone());
         self.trace(format!("{} starts", self.nodes[i].name));
-        self.event(
-            i,
-            Event::Started {
-                formed_in_log: log.formed,
-            },
-        );
+        self.event(i, Event::Started { formed_in_log: log.formed });
         if log.committed {
             self.event(i, Event::FormedCommitted);
         }
@@ -244,12 +229,7 @@ impl Sim {
             self.event(i, Event::MembershipCommitted { voters: log.voters });
         }
         for other in 0..self.nodes.len() {
-            self.event(
-                i,
-                Event::AddressLearned {
-                    address: address(other),
-                },
-            );
+            self.event(i, Event::AddressLearned { address: address(other) });
         }
         self.later(0, i, Packet::Appends(run));
     }
@@ -287,12 +267,7 @@ impl Sim {
         self.trace(format!("{name} is replaced"));
         let new = self.add(name, plan);
         for other in 0..new {
-            self.event(
-                other,
-                Event::AddressLearned {
-                    address: address(new),
-                },
-            );
+            self.event(other, Event::AddressLearned { address: address(new) });
         }
         new
     }
@@ -329,10 +304,7 @@ impl Sim {
     }
 
     pub fn holds_formed(&self, i: usize) -> bool {
-        self.nodes[i]
-            .disk
-            .as_ref()
-            .is_some_and(|disk| disk.log.formed || disk.directory.formed)
+        self.nodes[i].disk.as_ref().is_some_and(|disk| disk.log.formed || disk.directory.formed)
     }
 
     pub fn isolate(&mut self, i: usize) {
@@ -354,10 +326,7 @@ impl Sim {
         }
         if let Some(wake) = output.wake_at {
             let wake = wake.raw.as_millis() as u64;
-            if self.nodes[i]
-                .wake
-                .is_none_or(|planned| planned > wake || planned <= self.now)
-            {
+            if self.nodes[i].wake.is_none_or(|planned| planned > wake || planned <= self.now) {
                 self.nodes[i].wake = Some(wake);
                 self.schedule(wake, i, Packet::Wake(run));
             }
@@ -410,10 +379,7 @@ impl Sim {
                 if !log.formed {
                     log.formed = true;
                     log.acks.clear();
-                    self.trace(format!(
-                        "{} proposes that {cluster} is formed",
-                        self.nodes[i].name
-                    ));
+                    self.trace(format!("{} proposes that {cluster} is formed", self.nodes[i].name));
                     self.event(i, Event::FormedInLog);
                 }
             }
@@ -472,11 +438,7 @@ impl Sim {
                     .is_some_and(|d| d.nonce == member.nonce && d.cluster() != Some(joined.cluster))
             });
             if astray {
-                let text = format!(
-                    "{} forms without {} having joined",
-                    name(founder),
-                    member.name
-                );
+                let text = format!("{} forms without {} having joined", name(founder), member.name);
                 self.violation.get_or_insert(text);
             }
         }
@@ -491,11 +453,7 @@ impl Sim {
         for _ in 0..copies {
             let lost = self.random.percent(self.weather.loss) || self.cut.contains(&(from, to));
             let straggles = self.random.percent(self.weather.stragglers);
-            let longest = if straggles {
-                5_000
-            } else {
-                self.weather.delay_ms
-            };
+            let longest = if straggles { 5_000 } else { self.weather.delay_ms };
             let delay = 1 + self.random.below(longest);
             if !lost {
                 self.later(delay, to, packet.clone());
@@ -509,8 +467,7 @@ impl Sim {
 
     fn schedule(&mut self, at: u64, to: usize, packet: Packet) {
         self.sequence += 1;
-        self.queue
-            .insert((at.max(self.now), self.sequence), (to, packet));
+        self.queue.insert((at.max(self.now), self.sequence), (to, packet));
     }
 
     /// Runs until the condition holds; false when the time is over.
@@ -683,10 +640,7 @@ impl Sim {
     }
 
     fn ack(&mut self, i: usize, cluster: ClusterId, nonce: u128, formed: bool) {
-        let holds = self.nodes[i]
-            .disk
-            .as_ref()
-            .is_some_and(|disk| disk.log.formed);
+        let holds = self.nodes[i].disk.as_ref().is_some_and(|disk| disk.log.formed);
         if self.in_cluster(i, cluster) && holds == formed {
             self.count_ack(i, cluster, nonce);
         }
@@ -702,10 +656,7 @@ impl Sim {
         }
         if log.formed && !log.committed {
             log.committed = true;
-            self.trace(format!(
-                "{} commits that {cluster} is formed",
-                self.nodes[i].name
-            ));
+            self.trace(format!("{} commits that {cluster} is formed", self.nodes[i].name));
             self.event(i, Event::FormedCommitted);
         } else if !log.formed {
             let voters = log.voters.clone();
@@ -749,10 +700,8 @@ impl Sim {
             let there = |n: &usize| self.nonce(*n) == *voter;
             !(0..self.nodes.len()).any(|n| there(&n) && !of_name(&n))
         });
-        let swapped: Vec<u128> = voters
-            .iter()
-            .map(|voter| if Some(*voter) == lost { nonce } else { *voter })
-            .collect();
+        let swapped: Vec<u128> =
+            voters.iter().map(|voter| if Some(*voter) == lost { nonce } else { *voter }).collect();
         for n in reached {
             let log = &mut self.nodes[n].disk.as_mut().unwrap().log;
             log.voters.clone_from(&swapped);
