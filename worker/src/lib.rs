@@ -9,3 +9,5 @@ pub mod env;
 pub mod host;
 #[cfg(feature = "mutants")]
 pub mod mutant;
+pub mod peer;
+pub mod table;

@@ -68,3 +68,18 @@ pub fn list(path: &Path) -> io::Result<Vec<PathBuf>> {
 pub fn sync_dir(path: &Path) -> io::Result<()> {
     File::open(path)?.sync_all()
 }
+
+/// Share of the volume of `path` that is in use, in percent, as an unprivileged process sees it.
+#[allow(unsafe_code)] // statvfs: std does not tell the size of a volume
+pub fn volume_percent(path: &Path) -> io::Result<u64> {
+    let name = std::ffi::CString::new(path.as_os_str().as_encoded_bytes())?;
+    // SAFETY: statvfs is plain data, for which zeroes are a valid value.
+    let mut stat: libc::statvfs = unsafe { std::mem::zeroed() };
+    // SAFETY: `name` is a C string and `stat` a valid place for the answer during the call.
+    if unsafe { libc::statvfs(name.as_ptr(), &mut stat) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let used = stat.f_blocks.saturating_sub(stat.f_bfree);
+    let usable = used + stat.f_bavail;
+    Ok((used * 100).checked_div(usable).unwrap_or(0))
+}

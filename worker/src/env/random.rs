@@ -1,7 +1,7 @@
 //! Chance: nonces, cluster ids, jitter.
 #![allow(clippy::disallowed_methods)] // the one place that may
 
-use rand::Rng as _;
+use rand::RngExt as _;
 
 pub fn u64() -> u64 {
     rand::rng().random()
