@@ -6,8 +6,10 @@
 pub mod call;
 pub mod config;
 pub mod env;
+pub mod forward;
 pub mod host;
 #[cfg(feature = "mutants")]
 pub mod mutant;
 pub mod peer;
 pub mod table;
+pub mod wire;

@@ -1,0 +1,72 @@
+//! The data path: from a client's call to the owner of its key, and back.
+//!
+//! `server` listens on the data port; `ingress` finds the owner of a key and stays with the
+//! call until it is answered; `pipe` carries it to another node, `park` holds it while its
+//! shard moves. Decides nothing by itself: `shoal_core::admit` does. Runs no user work: the
+//! [`Owner`] does.
+
+pub mod drain;
+pub mod frame;
+mod grpc;
+pub mod ingress;
+pub mod metrics;
+mod park;
+pub mod pipe;
+pub mod server;
+#[cfg(test)]
+mod tests;
+mod watch;
+
+use std::sync::Arc;
+
+use arc_swap::ArcSwapOption;
+use futures::future::BoxFuture;
+use shoal_core::handoff::Process;
+
+use self::metrics::Metrics;
+pub use self::{ingress::Ingress, server::DataPort};
+use crate::{
+    call::{Call, Outcome},
+    table::Table,
+};
+
+/// Admits and runs the calls of the shards that this node owns.
+///
+/// The first poll of a call admits it or not: the pipe's generation was checked right
+/// before [S14]. A call that never waits is run in that poll. Dropping it cancels the call.
+pub trait Owner: Send + Sync {
+    fn call(&self, call: Call) -> BoxFuture<'static, Outcome>;
+
+    /// Whether a second run of the method does no harm.
+    fn idempotent(&self, method: &str) -> bool;
+}
+
+/// What all parts of the data path share.
+pub struct Node {
+    pub owner: Arc<dyn Owner>,
+    pub table: Table,
+    pub metrics: Arc<Metrics>,
+    /// MAX_PAYLOAD, the same for requests and answers.
+    pub max_payload: usize,
+    me: ArcSwapOption<Process>,
+}
+
+impl Node {
+    pub fn new(
+        owner: Arc<dyn Owner>,
+        table: Table,
+        metrics: Arc<Metrics>,
+        max_payload: usize,
+    ) -> Self {
+        Self { owner, table, metrics, max_payload, me: ArcSwapOption::empty() }
+    }
+
+    /// Says who this process is, once it is a member and whenever it registers anew.
+    pub fn set_me(&self, me: Process) {
+        self.me.store(Some(Arc::new(me)));
+    }
+
+    pub(crate) fn me(&self) -> Option<Process> {
+        self.me.load().as_deref().copied()
+    }
+}

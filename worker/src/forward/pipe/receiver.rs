@@ -1,0 +1,397 @@
+//! The other end of a pipe: reads calls, hands them to the owner, never forwards them.
+//!
+//! Calls are admitted in the order in which they arrive, by the task that reads them; what
+//! does not end at once goes on in a task of its own. [`answers`] sends what comes of it.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use bytes::BytesMut;
+use futures::{FutureExt as _, future::BoxFuture};
+use http_body_util::BodyExt as _;
+use hyper::body::Incoming;
+use parking_lot::Mutex;
+use shoal_core::{
+    admit::{
+        Nack,
+        generations::{Generation, Generations, Origin},
+    },
+    handoff::Process,
+};
+use tokio::{
+    sync::{mpsc, oneshot, watch},
+    time::Instant,
+};
+use tonic::Status;
+use tracing::debug;
+
+use super::answers::{Answers, Load, Out};
+use crate::{
+    call::{Call, Outcome},
+    forward::{
+        Node,
+        frame::{self, Decoder, Frame, Head, Hello, VERSION, Welcome},
+        grpc::Body,
+    },
+};
+
+/// The gRPC method of a pipe.
+pub const PATH: &str = "/shoal.v1.Pipe/Open";
+/// Calls of one pipe that may wait for their answer: more than one peer's clients keep open.
+const MAX_REQUESTS: u32 = 4_096;
+/// Bytes of one pipe that may wait for their answer: two connection windows, or else
+/// largest payloads.
+const MAX_BYTES: usize = 32 << 20;
+const MAX_PAYLOADS: usize = 2;
+/// Room in the answers for what answers no call: Welcome, Drain, the close.
+const CONTROL: usize = 4;
+/// An opener says Hello with its first packet.
+const HELLO_WITHIN: Duration = Duration::from_secs(2);
+
+/// Why a pipe is closed from this side.
+#[derive(Debug, thiserror::Error)]
+enum Closed {
+    #[error("{0}")]
+    Frame(#[from] frame::Error),
+    #[error("its opener sent frames out of order")]
+    Order,
+    #[error("its opener sent more than it was allowed")]
+    Credit,
+    #[error("its opener has a newer one")]
+    Superseded,
+    #[error("its connection broke")]
+    Broken,
+    #[error("its answers are read no more")]
+    Deaf,
+}
+
+/// Shut when a newer pipe of the same origin opened: nothing more is admitted from this one.
+/// Locked while a call is admitted, so that a pipe that opens waits for an admission under way.
+type Gate = Arc<Mutex<bool>>;
+
+/// Takes pipes in.
+pub struct Receiver {
+    node: Arc<Node>,
+    open: Mutex<Open>,
+}
+
+#[derive(Default)]
+struct Open {
+    generations: Generations,
+    gates: BTreeMap<Origin, Gate>,
+}
+
+impl Receiver {
+    pub fn new(node: Arc<Node>) -> Self {
+        Self { node, open: Mutex::default() }
+    }
+
+    /// Answers a request to open a pipe. `leaving` turns true when its opener shall end it.
+    pub fn open(
+        self: &Arc<Self>,
+        request: http::Request<Incoming>,
+        leaving: watch::Receiver<bool>,
+    ) -> http::Response<Body> {
+        let (out, answers) = mpsc::channel(MAX_REQUESTS as usize + CONTROL);
+        let load = Arc::new(Load::default());
+        let limits = Welcome {
+            version: VERSION,
+            requests: MAX_REQUESTS,
+            bytes: MAX_BYTES.max(MAX_PAYLOADS * self.node.max_payload) as u32,
+        };
+        let reading = Reading {
+            receiver: self.clone(),
+            limits,
+            decoder: Decoder::default(),
+            out,
+            load: load.clone(),
+            gate: Gate::default(),
+            partial: BTreeMap::new(),
+            running: BTreeMap::new(),
+        };
+        tokio::spawn(reading.run(request.into_body(), leaving));
+        http::Response::builder()
+            .header(http::header::CONTENT_TYPE, "application/grpc")
+            .body(Body::Answers(Box::new(Answers::new(answers, load))))
+            .unwrap_or_default()
+    }
+
+    /// Judges a Hello; shuts the older pipe of the same origin.
+    fn welcome(&self, hello: &Hello, gate: &Gate) -> Result<(), String> {
+        let me = self.node.me().ok_or("this node is not a member yet")?;
+        let cluster = self.node.table.routes().cluster().id;
+        if hello.version < VERSION {
+            return Err(format!("version {} of a pipe is not spoken here", hello.version));
+        }
+        if hello.cluster != cluster {
+            return Err(format!("this is cluster {cluster}, not {}", hello.cluster));
+        }
+        if hello.to != me.node {
+            return Err(format!("this is node {}, not {}", me.node, hello.to));
+        }
+        if !hello.node {
+            return Ok(());
+        }
+        let peer = Process { node: hello.from, incarnation: hello.incarnation };
+        let origin = Origin { peer, thread: hello.thread };
+        // Waits for calls that are being admitted: before Welcome they are in, or will not be.
+        for older in self.open.lock().open(origin, Generation(hello.generation), gate)? {
+            *older.lock() = true;
+        }
+        Ok(())
+    }
+}
+
+impl Open {
+    /// The gates that the new pipe shuts: of its own origin, and of earlier runs of the peer.
+    fn open(
+        &mut self,
+        origin: Origin,
+        generation: Generation,
+        gate: &Gate,
+    ) -> Result<Vec<Gate>, String> {
+        let peer = origin.peer;
+        let of_peer = self.gates.keys().map(|origin| origin.peer).filter(|p| p.node == peer.node);
+        let (newer, ended): (Vec<_>, Vec<_>) = of_peer
+            .filter(|other| other.incarnation != peer.incarnation)
+            .partition(|other| other.incarnation > peer.incarnation);
+        if !newer.is_empty() {
+            return Err("a newer run of the same node has a pipe here".to_owned());
+        }
+        if !self.generations.open(origin, generation) {
+            return Err("a newer pipe is open".to_owned());
+        }
+        ended.into_iter().for_each(|run| self.generations.forget(run));
+        let shut = self.gates.extract_if(.., |other, _| {
+            *other == origin || (other.peer.node == peer.node && other.peer != peer)
+        });
+        let shut = shut.map(|(_, gate)| gate).collect();
+        self.gates.insert(origin, gate.clone());
+        Ok(shut)
+    }
+}
+
+/// A payload of which pieces are still to come.
+struct Partial {
+    head: Head,
+    bytes: BytesMut,
+}
+
+/// One pipe, as its receiver reads it.
+struct Reading {
+    receiver: Arc<Receiver>,
+    limits: Welcome,
+    decoder: Decoder,
+    out: mpsc::Sender<Out>,
+    load: Arc<Load>,
+    gate: Gate,
+    partial: BTreeMap<u64, Partial>,
+    /// Cancels calls that run; those that ended are dropped some at a time.
+    running: BTreeMap<u64, oneshot::Sender<()>>,
+}
+
+impl Reading {
+    async fn run(mut self, mut body: Incoming, mut leaving: watch::Receiver<bool>) {
+        let result = self.read(&mut body, &mut leaving).await;
+        if let Err(error) = result {
+            debug!(%error, "closing a pipe");
+            let status = match error {
+                Closed::Superseded => Status::aborted(error.to_string()),
+                Closed::Broken | Closed::Deaf => return,
+                Closed::Frame(_) | Closed::Order | Closed::Credit => {
+                    Status::invalid_argument(error.to_string())
+                }
+            };
+            let _ = self.out.try_send(Out::Close(status));
+        }
+    }
+
+    async fn read(
+        &mut self,
+        body: &mut Incoming,
+        leaving: &mut watch::Receiver<bool>,
+    ) -> Result<(), Closed> {
+        let hello = tokio::time::timeout(HELLO_WITHIN, self.hello(body));
+        let hello = hello.await.map_err(|_| Closed::Order)??;
+        if let Err(reason) = self.receiver.welcome(&hello, &self.gate) {
+            debug!(from = %hello.from, reason, "refusing a pipe");
+            return self.send(Frame::Refuse { reason });
+        }
+        self.send(Frame::Welcome(self.limits))?;
+        let mut drained = false;
+        loop {
+            while let Some(frame) = self.decoder.next()? {
+                self.take(frame)?;
+            }
+            tokio::select! {
+                biased;
+                Ok(_) = leaving.wait_for(|leaving| *leaving), if !drained => {
+                    drained = true;
+                    self.send(Frame::Drain)?;
+                }
+                more = self.more(body) => if !more? { return Ok(()) },
+            }
+        }
+    }
+
+    async fn hello(&mut self, body: &mut Incoming) -> Result<Hello, Closed> {
+        loop {
+            match self.decoder.next()? {
+                Some(Frame::Hello(hello)) => return Ok(hello),
+                Some(_) => return Err(Closed::Order),
+                None if self.more(body).await? => {}
+                None => return Err(Closed::Order),
+            }
+        }
+    }
+
+    /// Reads on; false at the end.
+    async fn more(&mut self, body: &mut Incoming) -> Result<bool, Closed> {
+        match body.frame().await {
+            Some(Ok(frame)) => {
+                if let Ok(bytes) = frame.into_data() {
+                    self.decoder.push(bytes);
+                }
+                Ok(true)
+            }
+            Some(Err(_)) => Err(Closed::Broken),
+            None => Ok(false),
+        }
+    }
+
+    fn send(&self, frame: Frame) -> Result<(), Closed> {
+        self.out.try_send(Out::Frame(frame)).map_err(|_| Closed::Deaf)
+    }
+
+    fn take(&mut self, frame: Frame) -> Result<(), Closed> {
+        match frame {
+            Frame::Call { head, bytes } => {
+                if head.length as usize > self.receiver.node.max_payload {
+                    return Err(Closed::Credit);
+                }
+                self.load.add(size(&head), &self.limits).map_err(|()| Closed::Credit)?;
+                if bytes.len() == head.length as usize {
+                    return self.admit(head, bytes);
+                }
+                let partial = Partial { head, bytes: BytesMut::from(bytes) };
+                match self.partial.insert(partial.head.request, partial) {
+                    None => Ok(()),
+                    Some(_) => Err(Closed::Order),
+                }
+            }
+            Frame::Data { request, bytes } => {
+                let Some(partial) = self.partial.get_mut(&request) else {
+                    return Err(Closed::Order);
+                };
+                let length = partial.head.length as usize;
+                if bytes.is_empty() || partial.bytes.len() + bytes.len() > length {
+                    return Err(Closed::Order);
+                }
+                partial.bytes.extend_from_slice(&bytes);
+                if partial.bytes.len() < length {
+                    return Ok(());
+                }
+                let Partial { head, bytes } = self.partial.remove(&request).ok_or(Closed::Order)?;
+                self.admit(head, bytes.freeze())
+            }
+            Frame::Cancel { request } => self.cancel(request),
+            Frame::Hello(_)
+            | Frame::Welcome(_)
+            | Frame::Refuse { .. }
+            | Frame::Drain
+            | Frame::Result { .. }
+            | Frame::Begin { .. }
+            | Frame::Failed { .. }
+            | Frame::Nack { .. }
+            | Frame::Unknown { .. } => Err(Closed::Order),
+        }
+    }
+
+    fn cancel(&mut self, request: u64) -> Result<(), Closed> {
+        if let Some(partial) = self.partial.remove(&request) {
+            let outcome = Outcome::Nack(Nack::Expired);
+            let bytes = size(&partial.head);
+            return answer(&self.out, request, bytes, outcome);
+        }
+        // One that ended meanwhile has its answer on the way.
+        if let Some(running) = self.running.remove(&request) {
+            let _ = running.send(());
+        }
+        Ok(())
+    }
+
+    /// Hands a whole call to the owner, whose first step says whether it admits it.
+    fn admit(&mut self, head: Head, payload: bytes::Bytes) -> Result<(), Closed> {
+        let (request, bytes) = (head.request, size(&head));
+        let call = Call {
+            id: head.call,
+            shard: head.shard,
+            epoch: head.epoch,
+            map_version: head.map_version,
+            budget: Duration::from_millis(u64::from(head.budget_ms)),
+            received: Instant::now(),
+            attempt: head.attempt,
+            idempotent: head.idempotent,
+            key: head.key,
+            method: head.method,
+            payload,
+        };
+        let mut running = {
+            let shut = self.gate.lock();
+            if *shut {
+                return Err(Closed::Superseded);
+            }
+            let mut running = self.receiver.node.owner.call(call);
+            // No await between the gate and the owner's own check [S14].
+            if let Some(outcome) = (&mut running).now_or_never() {
+                return answer(&self.out, request, bytes, outcome);
+            }
+            running
+        };
+        let (cancel, cancelled) = oneshot::channel();
+        self.remember(request, cancel);
+        let out = self.out.clone();
+        tokio::spawn(async move {
+            let outcome = finish(&mut running, cancelled).await;
+            let _ = answer(&out, request, bytes, outcome);
+        });
+        Ok(())
+    }
+
+    fn remember(&mut self, request: u64, cancel: oneshot::Sender<()>) {
+        if self.running.len() >= 2 * self.load.requests().max(MAX_REQUESTS as usize / 8) {
+            self.running.retain(|_, cancel| !cancel.is_closed());
+        }
+        self.running.insert(request, cancel);
+    }
+}
+
+/// Runs to the end, or to a cancel; a pipe that ended cancels nothing.
+async fn finish(
+    running: &mut BoxFuture<'static, Outcome>,
+    cancelled: oneshot::Receiver<()>,
+) -> Outcome {
+    let cancelled = async {
+        if cancelled.await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    };
+    tokio::select! {
+        biased;
+        outcome = running => outcome,
+        () = cancelled => Outcome::Unknown("cancelled by its caller".to_owned()),
+    }
+}
+
+fn answer(
+    out: &mpsc::Sender<Out>,
+    request: u64,
+    bytes: usize,
+    outcome: Outcome,
+) -> Result<(), Closed> {
+    out.try_send(Out::Answer { request, bytes, outcome }).map_err(|_| Closed::Deaf)
+}
+
+/// What a call takes of the credit, as its sender counts it.
+fn size(head: &Head) -> usize {
+    head.key.len() + head.method.len() + head.length as usize
+}

@@ -1,0 +1,3 @@
+//! Between the messages of the wire and the types of this program.
+
+pub mod status;
