@@ -80,6 +80,7 @@ enum Why {
     NoPipe(NodeId),
     Broken(NodeId),
     Withheld(String),
+    QueueFull,
 }
 
 /// Where a sending went.
@@ -161,10 +162,10 @@ impl Ingress {
             let (outcome, why) = match self.send(&call, &target).await {
                 Sent::Answered(reply) => return Ok(answered(reply, &call, target)),
                 Sent::Not { outcome, why } => (outcome, why),
-                Sent::Full if state.tainted => (retry::Outcome::Withheld, Why::NoOwner),
+                Sent::Full if state.tainted => (retry::Outcome::Withheld, Why::QueueFull),
                 Sent::Full => {
-                    let full = "too many calls wait for the owner of this key";
-                    return Err(status::exhausted(full, PAUSES.1));
+                    let text = Why::QueueFull.text(call.shard);
+                    return Err(status::exhausted(text, PAUSES.1));
                 }
             };
             state = self.next(outcome, state, &target, &call, &why).await?;
@@ -193,14 +194,18 @@ impl Ingress {
         };
         let metrics = &self.node.metrics;
         if !target.forwarded {
-            metrics.local.inc();
+            if call.attempt == 1 {
+                metrics.local.inc();
+            }
             let outcome = self.node.owner.call(call.clone()).await;
             if let Outcome::Nack(nack) = &outcome {
                 metrics.nacked(nack);
             }
             return sent(outcome);
         }
-        metrics.forwarded.inc();
+        if call.attempt == 1 {
+            metrics.forwarded.inc();
+        }
         match self.pipes.to(owner).send(call.clone(), target.row) {
             Err(_) => Sent::Full,
             Ok(pending) => match pending.await {
@@ -287,6 +292,7 @@ impl Why {
             Self::NoPipe(node) => format!("node {node} cannot be reached"),
             Self::Broken(node) => format!("the connection to node {node} broke during the call"),
             Self::Withheld(reason) => reason.clone(),
+            Self::QueueFull => format!("too many calls wait for the owner of shard {shard}"),
         }
     }
 }

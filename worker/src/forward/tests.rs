@@ -145,11 +145,14 @@ impl Peer {
         let _ = (&mut self.running).await;
     }
 
+    /// The sockets of an earlier run close in the background.
+    async fn closed(&self) {
+        until("the address is free", || env::net::listen(self.address).is_ok()).await;
+    }
+
     /// Listens again where it did before.
     async fn restart(&mut self) {
-        // The sockets of the run before close in the background.
-        let free = || env::net::listen(self.address).is_ok();
-        until("the address is free", free).await;
+        self.closed().await;
         let port = port(self.address, &self.node, &self.ingress);
         self.leave = port.leave();
         self.running = tokio::spawn(port.run());

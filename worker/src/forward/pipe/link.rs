@@ -257,7 +257,7 @@ impl Link {
     fn expire(&mut self, queue: &mut Queue, cx: &mut Context<'_>) {
         while (!self.waiting.is_empty() || !queue.is_empty()) && self.tick.poll_tick(cx).is_ready()
         {
-            queue.sweep(|_| true);
+            queue.sweep(&self.node.table.routes());
             let now = Instant::now();
             let late = |waiting: &Waiting| waiting.answer.is_some() && waiting.deadline <= now;
             let expired: Vec<u64> =

@@ -134,7 +134,8 @@ impl Receiver {
         let peer = Process { node: hello.from, incarnation: hello.incarnation };
         let origin = Origin { peer, thread: hello.thread };
         // Waits for calls that are being admitted: before Welcome they are in, or will not be.
-        for older in self.open.lock().open(origin, Generation(hello.generation), gate)? {
+        let older = self.open.lock().open(origin, Generation(hello.generation), gate)?;
+        for older in older {
             *older.lock() = true;
         }
         Ok(())
@@ -142,7 +143,8 @@ impl Receiver {
 }
 
 impl Open {
-    /// The gates that the new pipe shuts: of its own origin, and of earlier runs of the peer.
+    /// The gates that the new pipe shuts: of the same thread of the peer, in this run of it
+    /// or an earlier one.
     fn open(
         &mut self,
         origin: Origin,
@@ -150,23 +152,22 @@ impl Open {
         gate: &Gate,
     ) -> Result<Vec<Gate>, String> {
         let peer = origin.peer;
-        let of_peer = self.gates.keys().map(|origin| origin.peer).filter(|p| p.node == peer.node);
-        let (newer, ended): (Vec<_>, Vec<_>) = of_peer
-            .filter(|other| other.incarnation != peer.incarnation)
-            .partition(|other| other.incarnation > peer.incarnation);
-        if !newer.is_empty() {
+        let same = |other: &Origin| other.peer.node == peer.node && other.thread == origin.thread;
+        let newer = |other: &Origin| other.peer.incarnation > peer.incarnation;
+        if self.gates.keys().any(|other| same(other) && newer(other)) {
             return Err("a newer run of the same node has a pipe here".to_owned());
         }
         if !self.generations.open(origin, generation) {
             return Err("a newer pipe is open".to_owned());
         }
-        ended.into_iter().for_each(|run| self.generations.forget(run));
-        let shut = self.gates.extract_if(.., |other, _| {
-            *other == origin || (other.peer.node == peer.node && other.peer != peer)
-        });
-        let shut = shut.map(|(_, gate)| gate).collect();
+        let older: Vec<_> = self.gates.extract_if(.., |other, _| same(other)).collect();
         self.gates.insert(origin, gate.clone());
-        Ok(shut)
+        for ended in older.iter().map(|(other, _)| other.peer).filter(|other| *other != peer) {
+            if !self.gates.keys().any(|other| other.peer == ended) {
+                self.generations.forget(ended);
+            }
+        }
+        Ok(older.into_iter().map(|(_, gate)| gate).collect())
     }
 }
 

@@ -13,7 +13,7 @@ use std::{
     time::Duration,
 };
 
-use shoal_core::id::NodeId;
+use shoal_core::{id::NodeId, route::RouteTable};
 use tokio::sync::mpsc;
 use tracing::{debug, info};
 
@@ -22,7 +22,7 @@ use crate::forward::Node;
 
 /// Pause before the first and the later attempts to reach a peer.
 const BACK_OFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
-/// How late a deadline may be noticed.
+/// How late a deadline or a newer row may be noticed.
 pub(super) const TICK: Duration = Duration::from_millis(20);
 
 /// What waits to be sent, oldest first.
@@ -86,8 +86,12 @@ impl Queue {
         self.closed && self.waiting.is_empty()
     }
 
-    /// Hands back what need not wait here: `unless` says which may stay.
-    pub(super) fn sweep(&mut self, stays: impl Fn(&Order) -> bool) {
+    /// Hands back what need not wait here: calls that are too late, that nobody waits for,
+    /// and those whose row is newer than the one that sent them here.
+    pub(super) fn sweep(&mut self, table: &RouteTable) {
+        let stays = |order: &Order| {
+            table.lookup(order.call.shard).is_none_or(|row| row.changed() <= order.row)
+        };
         for _ in 0..self.waiting.len() {
             let stay = self.waiting.front().is_some_and(|order| {
                 !order.answer.is_closed() && !order.call.remaining().is_zero() && stays(order)
@@ -123,7 +127,11 @@ impl Sender {
                 }
                 Err(error) => {
                     self.node.metrics.pipes_failed.inc();
-                    info!(peer = %self.peer, %error, "no pipe to peer, trying again");
+                    if pause == BACK_OFF.0 {
+                        info!(peer = %self.peer, %error, "no pipe to peer, trying again");
+                    } else {
+                        debug!(peer = %self.peer, %error, "still no pipe to peer");
+                    }
                     self.tend_for(pause).await;
                     pause = (pause * 2).min(BACK_OFF.1);
                 }
@@ -166,18 +174,11 @@ impl Sender {
 
     /// Looks after the calls that wait while there is no pipe.
     async fn tend(&mut self) -> std::convert::Infallible {
-        let mut version = self.node.table.watch_map();
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             tokio::select! {
-                _ = tick.tick() => self.queue.sweep(|_| true),
-                Ok(()) = version.changed() => {
-                    let table = self.node.table.routes();
-                    self.queue.sweep(|order| {
-                        table.lookup(order.call.shard).is_none_or(|row| row.changed() <= order.row)
-                    });
-                }
+                _ = tick.tick() => self.queue.sweep(&self.node.table.routes()),
                 () = std::future::poll_fn(|cx| {
                     while self.queue.poll_cancelled(cx).is_some() {}
                     self.queue.poll(cx);

@@ -1,7 +1,5 @@
 //! Peers that die, stall or talk nonsense: what was proven unexecuted is sent again.
 
-use std::net::TcpListener;
-
 use h2::{RecvStream, SendStream};
 use tonic::Code;
 use tonic_types::StatusExt as _;
@@ -74,6 +72,12 @@ async fn what_never_left_the_queue_follows_its_shard() {
     assert_eq!((world.peers[1].owner.ran("k"), world.peers[2].owner.ran("k")), (0, 1));
 }
 
+/// Takes the address of a peer that crashed.
+async fn listen_instead(peer: &Peer) -> env::net::TcpListener {
+    peer.closed().await;
+    env::net::listen(peer.address).unwrap()
+}
+
 /// A pipe opened by hand.
 struct Raw {
     send: SendStream<Bytes>,
@@ -84,6 +88,10 @@ struct Raw {
 
 impl Raw {
     async fn open(world: &World, to: usize, generation: u64) -> Self {
+        Self::open_as(world, to, world.incarnation(0), generation).await
+    }
+
+    async fn open_as(world: &World, to: usize, incarnation: Incarnation, generation: u64) -> Self {
         let socket = env::net::connect(&world.peers[to].address.to_string()).await.unwrap();
         let (requests, connection) = h2::client::handshake(socket).await.unwrap();
         let connection = tokio::spawn(async move {
@@ -100,7 +108,7 @@ impl Raw {
             node: true,
             cluster: CLUSTER,
             from: world.peers[0].id,
-            incarnation: world.incarnation(0),
+            incarnation,
             to: world.peers[to].id,
             thread: 9,
             generation,
@@ -159,6 +167,15 @@ async fn s14_frames_of_an_older_pipe_are_dropped_once_a_newer_one_is_open() {
     assert_eq!((world.peers[1].owner.ran("late"), world.peers[1].owner.ran("fresh")), (0, 1));
     let mut older = Raw::open(&world, 1, 1).await;
     assert!(matches!(older.hear().await, Some(Frame::Refuse { .. })));
+    // A later run of the peer begins anew; the earlier one is shut, and stays out.
+    let later = Incarnation { counter: 2, nonce: 5 };
+    let mut next = Raw::open_as(&world, 1, later, 1).await;
+    assert!(matches!(next.hear().await, Some(Frame::Welcome(_))));
+    new.call("late");
+    assert_eq!(new.hear().await, None);
+    assert_eq!(world.peers[1].owner.ran("late"), 0);
+    let mut earlier = Raw::open(&world, 1, 3).await;
+    assert!(matches!(earlier.hear().await, Some(Frame::Refuse { .. })));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -198,9 +215,7 @@ async fn a_pipe_to_the_wrong_node_or_cluster_is_refused() {
 async fn a_peer_that_talks_nonsense_costs_only_what_it_was_handed() {
     let mut world = World::owned_by(2, 1);
     world.peers[1].crash().await;
-    let listener = TcpListener::bind(world.peers[1].address).unwrap();
-    listener.set_nonblocking(true).unwrap();
-    let listener = env::net::TcpListener::from_std(listener).unwrap();
+    let listener = listen_instead(&world.peers[1]).await;
     let nonsense = tokio::spawn(async move {
         let (socket, _) = env::net::accept(&listener).await.unwrap();
         let mut server = h2::server::handshake(socket).await.unwrap();
@@ -217,4 +232,79 @@ async fn a_peer_that_talks_nonsense_costs_only_what_it_was_handed() {
     world.peers[1].restart().await;
     calling.await.unwrap().unwrap();
     assert_eq!(world.peers[1].owner.ran("k"), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_peer_that_falls_silent_is_given_up() {
+    let mut world = World::owned_by(2, 1);
+    world.peers[1].crash().await;
+    let listener = listen_instead(&world.peers[1]).await;
+    let mut client = world.peers[0].client().await;
+    let calling = tokio::spawn(async move { call(&mut client, "k", "incr", "x").await });
+    let (socket, _) = env::net::accept(&listener).await.unwrap();
+    let mut server = h2::server::handshake(socket).await.unwrap();
+    let (request, mut respond) = server.accept().await.unwrap().unwrap();
+    let mut body = respond.send_response(http::Response::new(()), false).unwrap();
+    let (mut batch, mut parts) = (Batch::default(), Vec::new());
+    batch.push(&Frame::Welcome(frame::Welcome { version: VERSION, requests: 9, bytes: 9_000 }));
+    batch.take(&mut parts);
+    parts.into_iter().for_each(|part| body.send_data(part, false).unwrap());
+    // Says Welcome, reads Hello and the call, and stops there with its socket open.
+    let mut frames = request.into_body();
+    let mut decoder = Decoder::default();
+    let mut called = async || {
+        loop {
+            match decoder.next().unwrap() {
+                Some(Frame::Call { .. }) => return,
+                Some(_) => {}
+                None => decoder.push(frames.data().await.unwrap().unwrap()),
+            }
+        }
+    };
+    tokio::select! {
+        () = called() => {}
+        _ = std::future::poll_fn(|cx| server.poll_closed(cx)) => panic!("closed before the call"),
+    }
+    let status = timeout(PATIENCE, calling).await.unwrap().unwrap().unwrap_err();
+    assert_eq!(status.code(), Code::Unknown, "{status}");
+    drop(server);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn credit_and_queue_bound_what_one_peer_can_hold() {
+    let world = World::owned_by(2, 1);
+    world.peers[1].owner.set(Mood::Hang);
+    let pipes = pipe::Pipes::new(world.peers[0].node.clone(), 5);
+    let payload = Bytes::from(vec![0; MAX_PAYLOAD]);
+    let order = |payload: &Bytes| Call {
+        id: 1,
+        shard: ShardId(0),
+        epoch: Epoch(1),
+        map_version: shoal_core::id::MapVersion(1),
+        budget: PATIENCE,
+        received: tokio::time::Instant::now(),
+        attempt: 1,
+        idempotent: false,
+        key: Bytes::from_static(b"k"),
+        method: "get".to_owned(),
+        payload: payload.clone(),
+    };
+    let to = || pipes.to(world.peers[1].id);
+    let row = LogIndex(world.index);
+    let send = |_| to().send(order(&payload), row);
+    // 64 MiB wait here, less what the credit of 32 MiB lets through meanwhile.
+    let (sent, full): (Vec<_>, Vec<_>) = (0..40).map(send).partition(Result::is_ok);
+    assert!((15..=23).contains(&sent.len()), "{} of 40", sent.len());
+    assert_eq!(sent.len() + full.len(), 40);
+    // Seven of 4 MiB and a key fit into 32 MiB.
+    until("the credit is used up", || world.peers[1].owner.ran("k") == 7).await;
+    drop(sent);
+    let cancelled = &world.peers[1].owner.cancelled;
+    until("all are cancelled", || cancelled.load(Ordering::Relaxed) == 7).await;
+    assert_eq!(world.peers[1].owner.ran("k"), 7, "what waited was never sent");
+    world.peers[1].owner.set(Mood::Echo);
+    let Ok(pending) = to().send(order(&payload), row) else { panic!("the queue is empty") };
+    let answer = timeout(PATIENCE, pending).await.unwrap();
+    assert!(matches!(answer, pipe::Answer::Outcome(Outcome::Reply(_))));
+    timeout(PATIENCE, pipes.close()).await.expect("nothing is on the way");
 }

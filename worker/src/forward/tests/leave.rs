@@ -186,3 +186,27 @@ async fn a_call_that_runs_is_waited_for_within_the_budget() {
     assert!(begun.elapsed() >= Duration::from_secs(3));
     assert!(calling.await.unwrap().is_err());
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn outside_a_pod_the_listener_closes_first() {
+    let world = World::owned_by(1, 0);
+    let peer = &world.peers[0];
+    let config = server::Config {
+        listen: vec!["127.0.0.1:0".parse().unwrap(), "127.0.0.1:0".parse().unwrap()],
+        raft_address: String::new(),
+        in_pod: false,
+    };
+    let port = DataPort::bind(config, peer.node.clone(), peer.ingress.clone()).unwrap();
+    let (addresses, leave) = (port.addresses().unwrap(), port.leave());
+    let running = tokio::spawn(port.run());
+    for address in &addresses {
+        drop(env::net::connect(&address.to_string()).await.unwrap());
+    }
+    let leaving = tokio::spawn(async move { leave.leave(PATIENCE).await });
+    for address in &addresses {
+        until("the door is closed", || env::net::listen(*address).is_ok()).await;
+    }
+    assert!(!leaving.is_finished(), "it stays for those that are here already");
+    leaving.await.unwrap();
+    running.await.unwrap();
+}
