@@ -5,6 +5,7 @@
 
 pub mod clock;
 pub mod disk;
+pub mod lock;
 pub mod net;
 pub mod random;
 pub mod thread;

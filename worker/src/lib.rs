@@ -8,6 +8,7 @@ pub mod config;
 pub mod env;
 pub mod forward;
 pub mod host;
+pub mod identity;
 #[cfg(feature = "mutants")]
 pub mod mutant;
 pub mod peer;
