@@ -230,10 +230,9 @@ fn began(id: MoveId) -> LogIndex {
 /// The earlier of two wake-ups, clock by clock: early is harmless, late is not.
 fn earlier(left: Option<Timestamp>, right: Option<Timestamp>) -> Option<Timestamp> {
     match (left, right) {
-        (Some(left), Some(right)) => Some(Timestamp::new(
-            left.boottime.min(right.boottime),
-            left.raw.min(right.raw),
-        )),
+        (Some(left), Some(right)) => {
+            Some(Timestamp::new(left.boottime.min(right.boottime), left.raw.min(right.raw)))
+        }
         (Some(one), None) | (None, Some(one)) => Some(one),
         (None, None) => None,
     }

@@ -34,3 +34,6 @@ impl<Action> Output<Action> {
         Self { actions, wake_at: sleep.map(|span| now.plus(span.max(SHORTEST_SLEEP))) }
     }
 }
+
+#[cfg(test)]
+mod tests;

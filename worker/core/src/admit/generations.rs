@@ -33,9 +33,7 @@ impl Generations {
     /// Asked in the same step that admits a frame; a frame that may not is dropped without
     /// an answer, for nobody waits for one.
     pub fn may_admit(&self, origin: Origin, generation: Generation) -> bool {
-        self.newest
-            .get(&origin)
-            .is_some_and(|newest| *newest == generation)
+        self.newest.get(&origin).is_some_and(|newest| *newest == generation)
     }
 
     /// A run of a peer that has ended opens nothing more.

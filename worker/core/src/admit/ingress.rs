@@ -132,9 +132,7 @@ fn now(call: &mut Call) -> Decision {
         return Decision::Answer(unanswered(call));
     }
     call.sent = call.sent.saturating_add(1);
-    Decision::Resend {
-        after: Duration::ZERO,
-    }
+    Decision::Resend { after: Duration::ZERO }
 }
 
 fn resend(call: &mut Call, at_least: Duration) -> Decision {
@@ -163,15 +161,10 @@ fn park(past: LogIndex, call: &Call, parked: &Parked) -> Decision {
         return Decision::Answer(if call.tainted {
             Status::OutcomeUnknown
         } else {
-            Status::ResourceExhausted {
-                retry_after: PAUSES.1,
-            }
+            Status::ResourceExhausted { retry_after: PAUSES.1 }
         });
     }
-    Decision::Park {
-        past,
-        at_most: call.left.min(parked.lease + PARK_BEYOND_LEASE),
-    }
+    Decision::Park { past, at_most: call.left.min(parked.lease + PARK_BEYOND_LEASE) }
 }
 
 /// The last sending was not executed; an earlier one may have been.
@@ -179,9 +172,7 @@ fn unanswered(call: &Call) -> Status {
     if call.tainted {
         Status::OutcomeUnknown
     } else {
-        Status::Unavailable {
-            retry_after: PAUSES.1,
-        }
+        Status::Unavailable { retry_after: PAUSES.1 }
     }
 }
 

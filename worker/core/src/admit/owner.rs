@@ -87,18 +87,17 @@ fn verdict(facts: &Facts) -> Verdict {
         return Verdict::Nack(Nack::StaleReceiver);
     }
     match facts.local {
-        Local::Open { epoch } if epoch == row.epoch => at_queue(facts, || Verdict::Admit {
-            epoch,
-            hint: facts.header.epoch < epoch,
-        }),
+        Local::Open { epoch } if epoch == row.epoch => {
+            at_queue(facts, || Verdict::Admit { epoch, hint: facts.header.epoch < epoch })
+        }
         // The row is this node's, the host follows: no row will change when it is open, so
         // the call waits here and not parked at its sender.
         Local::Open { .. } | Local::Opening { .. } | Local::Closed { .. } => {
             at_queue(facts, || Verdict::Wait(left))
         }
-        Local::Draining { id, .. } | Local::Frozen { id, .. } => Verdict::Nack(Nack::Moving {
-            row: LogIndex(id.0),
-        }),
+        Local::Draining { id, .. } | Local::Frozen { id, .. } => {
+            Verdict::Nack(Nack::Moving { row: LogIndex(id.0) })
+        }
         Local::Superseded { .. } => Verdict::Nack(Nack::StaleReceiver),
     }
 }
@@ -119,13 +118,9 @@ fn not_owner(facts: &Facts, row: &ShardRow) -> Verdict {
         return behind(facts);
     }
     Verdict::Nack(match facts.local {
-        Local::Closed {
-            tombstone: Some(tombstone),
-        } if tombstone.row > row.changed => Nack::NotOwner {
-            owner: tombstone.to,
-            epoch: tombstone.epoch,
-            row: tombstone.row,
-        },
+        Local::Closed { tombstone: Some(tombstone) } if tombstone.row > row.changed => {
+            Nack::NotOwner { owner: tombstone.to, epoch: tombstone.epoch, row: tombstone.row }
+        }
         Local::Closed { .. }
         | Local::Opening { .. }
         | Local::Open { .. }

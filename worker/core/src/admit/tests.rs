@@ -23,21 +23,14 @@ const EPOCH: Epoch = Epoch(7);
 const MOVE: MoveId = MoveId(40);
 
 fn process(node: u64) -> Process {
-    let incarnation = Incarnation {
-        counter: 1,
-        nonce: node,
-    };
+    let incarnation = Incarnation { counter: 1, nonce: node };
     Process::new(NodeId(node), incarnation)
 }
 
 fn owned(owner: Process, changed: u64) -> ShardRow {
     ShardRow {
         epoch: EPOCH,
-        holding: Holding::Owned {
-            node: owner.node,
-            incarnation: owner.incarnation,
-            via: None,
-        },
+        holding: Holding::Owned { node: owner.node, incarnation: owner.incarnation, via: None },
         changed: LogIndex(changed),
     }
 }
@@ -57,10 +50,7 @@ fn moving(owner: Process) -> ShardRow {
 }
 
 fn unassigned() -> ShardRow {
-    ShardRow {
-        holding: Holding::Unassigned,
-        ..owned(process(1), 30)
-    }
+    ShardRow { holding: Holding::Unassigned, ..owned(process(1), 30) }
 }
 
 fn at(millis: u64) -> Timestamp {
@@ -76,41 +66,23 @@ fn serving() -> Facts {
         local: Local::Open { epoch: EPOCH },
         right: at(2_000),
         now: at(1_000),
-        header: Header {
-            epoch: EPOCH,
-            map_version: MapVersion(50),
-            budget: DEFAULT_DEADLINE,
-        },
+        header: Header { epoch: EPOCH, map_version: MapVersion(50), budget: DEFAULT_DEADLINE },
         waited: Duration::ZERO,
-        queue: Queue {
-            calls: 0,
-            max_calls: 8,
-        },
+        queue: Queue { calls: 0, max_calls: 8 },
     }
 }
 
 fn locals() -> Vec<Local> {
-    let tombstone = Tombstone {
-        to: Some(NodeId(2)),
-        epoch: EPOCH.next(),
-        row: LogIndex(60),
-    };
-    let mut locals = vec![
-        Local::Closed { tombstone: None },
-        Local::Closed {
-            tombstone: Some(tombstone),
-        },
-    ];
+    let tombstone = Tombstone { to: Some(NodeId(2)), epoch: EPOCH.next(), row: LogIndex(60) };
+    let mut locals =
+        vec![Local::Closed { tombstone: None }, Local::Closed { tombstone: Some(tombstone) }];
     for epoch in [Epoch(6), EPOCH, Epoch(8)] {
         locals.extend([
             Local::Opening { epoch },
             Local::Open { epoch },
             Local::Draining { epoch, id: MOVE },
             Local::Frozen { epoch, id: MOVE },
-            Local::Superseded {
-                epoch,
-                by: Epoch(9),
-            },
+            Local::Superseded { epoch, by: Epoch(9) },
         ]);
     }
     locals
@@ -266,11 +238,7 @@ fn an_assignment_under_the_same_epoch_is_waited_for_when_the_caller_saw_it() {
     facts.header.map_version = MapVersion(51);
     assert_eq!(admit(&facts).verdict, Verdict::Wait(STALE_WAIT));
     facts.header.map_version = MapVersion(50);
-    let nack = Nack::NotOwner {
-        owner: None,
-        epoch: EPOCH,
-        row: LogIndex(30),
-    };
+    let nack = Nack::NotOwner { owner: None, epoch: EPOCH, row: LogIndex(30) };
     assert_eq!(admit(&facts).verdict, Verdict::Nack(nack));
 }
 
@@ -290,14 +258,8 @@ fn an_answer_is_withheld_unless_table_right_and_state_still_stand() {
             row.epoch == facts.admitted
                 && row.owner() == Some((facts.me.node, facts.me.incarnation))
         });
-        let open = [
-            Local::Open { epoch: EPOCH },
-            Local::Draining {
-                epoch: EPOCH,
-                id: MOVE,
-            },
-        ]
-        .contains(&facts.local);
+        let open = [Local::Open { epoch: EPOCH }, Local::Draining { epoch: EPOCH, id: MOVE }]
+            .contains(&facts.local);
         let right = facts.now.boottime < facts.right.boottime;
         let answer = recheck(&facts);
         assert_eq!(answer.is_ok(), mine && open && right, "{facts:?}");
@@ -315,22 +277,13 @@ fn a_drain_waits_for_admitted_calls_and_does_not_withhold_them() {
         me: process(1),
         admitted: EPOCH,
         row: Some(moving(process(1))),
-        local: Local::Draining {
-            epoch: EPOCH,
-            id: MOVE,
-        },
+        local: Local::Draining { epoch: EPOCH, id: MOVE },
         right: at(10),
         now: at(9),
     };
     assert_eq!(recheck(&facts), Ok(()));
-    let frozen = Local::Frozen {
-        epoch: EPOCH,
-        id: MOVE,
-    };
-    let facts = Recheck {
-        local: frozen,
-        ..facts
-    };
+    let frozen = Local::Frozen { epoch: EPOCH, id: MOVE };
+    let facts = Recheck { local: frozen, ..facts };
     assert_eq!(recheck(&facts), Err(Withheld::Frozen));
 }
 
@@ -347,11 +300,7 @@ fn call(class: Class) -> Call {
     }
 }
 
-const EMPTY: Parked = Parked {
-    shard_bytes: 0,
-    node_bytes: 0,
-    lease: LEASE,
-};
+const EMPTY: Parked = Parked { shard_bytes: 0, node_bytes: 0, lease: LEASE };
 const CLASSES: [Class; 3] = [Class::Plain, Class::Idempotent, Class::Deduplicated];
 
 fn not_owner(row: u64) -> Outcome {
@@ -379,10 +328,7 @@ fn proof_of_non_execution_decides_for_every_class() {
             }
             call.left = Duration::ZERO;
             let (_, decision) = retry(outcome, call, &EMPTY);
-            assert!(matches!(
-                decision,
-                Decision::Answer(Status::Unavailable { .. })
-            ));
+            assert!(matches!(decision, Decision::Answer(Status::Unavailable { .. })));
         }
         let (call, decision) = retry(Outcome::Unknown, call(class), &EMPTY);
         let unknown = Decision::Answer(Status::OutcomeUnknown);
@@ -393,11 +339,7 @@ fn proof_of_non_execution_decides_for_every_class() {
 
 #[test]
 fn busy_stale_and_expired_end_after_four_attempts() {
-    let nacks = [
-        Nack::Busy { after: 5 * MS },
-        Nack::StaleReceiver,
-        Nack::Expired,
-    ];
+    let nacks = [Nack::Busy { after: 5 * MS }, Nack::StaleReceiver, Nack::Expired];
     for nack in nacks {
         let mut call = call(Class::Plain);
         let mut resent = 0;
@@ -421,23 +363,15 @@ fn busy_stale_and_expired_end_after_four_attempts() {
 #[test]
 fn moving_parks_past_its_row_and_not_owner_until_its_row() {
     let at_most = LEASE + PARK_BEYOND_LEASE;
-    let parked = |past| Decision::Park {
-        past: LogIndex(past),
-        at_most,
-    };
+    let parked = |past| Decision::Park { past: LogIndex(past), at_most };
     let call = call(Class::Plain);
     assert_eq!(retry(moving_nack(40), call, &EMPTY).1, parked(40));
     assert_eq!(retry(moving_nack(30), call, &EMPTY).1, parked(30));
     // The row that makes the other the owner is itself the one to wait for.
     assert_eq!(retry(not_owner(40), call, &EMPTY).1, parked(39));
 
-    let newer = Call {
-        row_now: LogIndex(41),
-        ..call
-    };
-    let at_once = Decision::Resend {
-        after: Duration::ZERO,
-    };
+    let newer = Call { row_now: LogIndex(41), ..call };
+    let at_once = Decision::Resend { after: Duration::ZERO };
     for outcome in [moving_nack(40), not_owner(40), not_owner(41)] {
         assert_eq!(retry(outcome, newer, &EMPTY).1, at_once);
     }
@@ -464,33 +398,18 @@ fn a_receiver_behind_its_caller_is_not_asked_in_a_hot_loop() {
 #[test]
 fn a_full_park_is_said_and_a_short_deadline_ends_it() {
     let call = call(Class::Plain);
-    let full = |shard_bytes, node_bytes| Parked {
-        shard_bytes,
-        node_bytes,
-        lease: LEASE,
-    };
+    let full = |shard_bytes, node_bytes| Parked { shard_bytes, node_bytes, lease: LEASE };
     for parked in [full(PARK_PER_SHARD - 1, 0), full(0, PARK_PER_NODE - 1)] {
         let (_, decision) = retry(moving_nack(40), call, &parked);
-        let exhausted = Decision::Answer(Status::ResourceExhausted {
-            retry_after: 640 * MS,
-        });
+        let exhausted = Decision::Answer(Status::ResourceExhausted { retry_after: 640 * MS });
         assert_eq!(decision, exhausted);
-        let tainted = Call {
-            tainted: true,
-            ..call
-        };
+        let tainted = Call { tainted: true, ..call };
         let (_, decision) = retry(moving_nack(40), tainted, &parked);
         assert_eq!(decision, Decision::Answer(Status::OutcomeUnknown));
     }
     let fits = full(PARK_PER_SHARD - call.bytes, PARK_PER_NODE - call.bytes);
-    let short = Call {
-        left: 70 * MS,
-        ..call
-    };
-    let parked = Decision::Park {
-        past: LogIndex(40),
-        at_most: 70 * MS,
-    };
+    let short = Call { left: 70 * MS, ..call };
+    let parked = Decision::Park { past: LogIndex(40), at_most: 70 * MS };
     assert_eq!(retry(moving_nack(40), short, &fits).1, parked);
     assert!(LEASE + PARK_BEYOND_LEASE >= MIN_PARK);
 }
@@ -513,14 +432,8 @@ fn p1_idle_renewals_do_not_wake_parked_calls() {
 #[test]
 fn s14_frames_of_an_older_pipe_are_dropped_once_a_newer_one_is_open() {
     let mut pipes = Generations::default();
-    let origin = Origin {
-        peer: process(2),
-        thread: 0,
-    };
-    let other_thread = Origin {
-        thread: 1,
-        ..origin
-    };
+    let origin = Origin { peer: process(2), thread: 0 };
+    let other_thread = Origin { thread: 1, ..origin };
     let (first, second) = (Generation(1), Generation(2));
     assert!(pipes.open(origin, first));
     assert!(pipes.open(other_thread, first));

@@ -122,9 +122,10 @@ impl Leader {
                     .retain(|_, failure| !now.maybe_past(failure.until().plus(LAST_BACK_OFF)));
             }
         }
-        let wake_at = self.moves.values().fold(None, |wake_at, tracker| {
-            earlier(wake_at, Some(tracker.wake_at()))
-        });
+        let wake_at = self
+            .moves
+            .values()
+            .fold(None, |wake_at, tracker| earlier(wake_at, Some(tracker.wake_at())));
         Output { actions, wake_at }
     }
 
@@ -207,24 +208,15 @@ impl Leader {
 impl Tracker {
     fn of(shard: ShardId, row: &ShardRow, now: Timestamp) -> Option<Self> {
         match row.holding {
-            Holding::Moving {
-                node,
-                incarnation,
-                target,
-                target_incarnation,
-                id,
-                ..
-            } => Some(Self {
-                key: MoveRef {
-                    shard,
-                    epoch: row.epoch,
-                    id,
-                },
-                source: Process::new(node, incarnation),
-                target: Process::new(target, target_incarnation),
-                heard: now,
-                asked: None,
-            }),
+            Holding::Moving { node, incarnation, target, target_incarnation, id, .. } => {
+                Some(Self {
+                    key: MoveRef { shard, epoch: row.epoch, id },
+                    source: Process::new(node, incarnation),
+                    target: Process::new(target, target_incarnation),
+                    heard: now,
+                    asked: None,
+                })
+            }
             Holding::Owned { .. } | Holding::Unassigned => None,
         }
     }
@@ -233,21 +225,13 @@ impl Tracker {
     /// a commit and an abort that are both under way.
     fn ask(&mut self, action: Action, now: Timestamp, actions: &mut Vec<Action>) {
         if self.asked.is_none() {
-            self.asked = Some(Asked {
-                action,
-                first: now,
-                last: now,
-            });
+            self.asked = Some(Asked { action, first: now, last: now });
             actions.push(action);
         }
     }
 
     fn abort(&mut self, why: Why, now: Timestamp, actions: &mut Vec<Action>) {
-        if let Some(Asked {
-            action: Action::Commit(_),
-            ..
-        }) = self.asked
-        {
+        if let Some(Asked { action: Action::Commit(_), .. }) = self.asked {
             self.asked = None;
         }
         self.ask(Action::Abort { key: self.key, why }, now, actions);
@@ -259,11 +243,9 @@ impl Tracker {
                 self.abort(Why::Silent, now, actions);
             }
             None => {}
-            Some(Asked {
-                action: Action::Commit(_),
-                first,
-                ..
-            }) if now.maybe_past(first.plus(SILENCE)) => {
+            Some(Asked { action: Action::Commit(_), first, .. })
+                if now.maybe_past(first.plus(SILENCE)) =>
+            {
                 self.abort(Why::NotAccepted, now, actions);
             }
             Some(asked) if now.maybe_past(asked.last.plus(PROPOSE_AGAIN)) => {

@@ -137,10 +137,7 @@ impl Shard {
                 self.turn(turn, &mut actions);
             }
         }
-        Output {
-            actions,
-            wake_at: self.wake_at(),
-        }
+        Output { actions, wake_at: self.wake_at() }
     }
 
     pub fn local(&self) -> Local {
@@ -221,49 +218,25 @@ impl Shard {
         });
         if mine && !kept {
             self.host = Host::Opening { epoch: row.epoch };
-            actions.push(Action::Open {
-                epoch: row.epoch,
-                with,
-            });
+            actions.push(Action::Open { epoch: row.epoch, with });
         }
     }
 
     /// Starts the owner's side once the shard that moves away is open here.
     fn follow_move(&mut self, now: Timestamp, actions: &mut Vec<Action>) {
         let Some(row) = self.row else { return };
-        let Holding::Moving {
-            node,
-            incarnation,
-            target,
-            target_incarnation,
-            id,
-            ..
-        } = row.holding
+        let Holding::Moving { node, incarnation, target, target_incarnation, id, .. } = row.holding
         else {
             return;
         };
         let open = self.host == (Host::Open { epoch: row.epoch });
-        let known = self
-            .source
-            .as_ref()
-            .is_some_and(|source| source.key().id == id);
+        let known = self.source.as_ref().is_some_and(|source| source.key().id == id);
         if Process::new(node, incarnation) != self.me || !open || known {
             return;
         }
-        let key = MoveRef {
-            shard: self.id,
-            epoch: row.epoch,
-            id,
-        };
+        let key = MoveRef { shard: self.id, epoch: row.epoch, id };
         let target = Process::new(target, target_incarnation);
-        self.source = Some(Source::new(
-            key,
-            self.me,
-            target,
-            self.leave_by,
-            now,
-            actions,
-        ));
+        self.source = Some(Source::new(key, self.me, target, self.leave_by, now, actions));
     }
 
     fn on_message(
@@ -306,10 +279,7 @@ impl Shard {
         };
         actions.push(Action::Send {
             to: from,
-            message: Message {
-                key,
-                body: Body::Refused(refusal),
-            },
+            message: Message { key, body: Body::Refused(refusal) },
         });
     }
 
@@ -319,14 +289,7 @@ impl Shard {
             return true;
         };
         match row.holding {
-            Holding::Moving {
-                node,
-                incarnation,
-                target,
-                target_incarnation,
-                id,
-                ..
-            } => {
+            Holding::Moving { node, incarnation, target, target_incarnation, id, .. } => {
                 id == key.id
                     && Process::new(node, incarnation) == from
                     && Process::new(target, target_incarnation) == self.me
@@ -356,10 +319,7 @@ impl Shard {
             Turn::Resume(key) => actions.push(Action::Resume(key)),
             Turn::Reopen => {
                 self.host = Host::Opening { epoch };
-                actions.push(Action::Open {
-                    epoch,
-                    with: State::Frozen,
-                });
+                actions.push(Action::Open { epoch, with: State::Frozen });
             }
             Turn::Leave => self.close(actions),
         }

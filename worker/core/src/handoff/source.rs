@@ -95,9 +95,7 @@ impl Source {
             me,
             target,
             leave_by,
-            phase: Phase::Preparing {
-                until: now.plus(PREPARE_CAP),
-            },
+            phase: Phase::Preparing { until: now.plus(PREPARE_CAP) },
             repeat_at: now,
         };
         source.tick(now, actions);
@@ -165,10 +163,7 @@ impl Source {
                     remainder: None,
                     stubborn: 0,
                 });
-                actions.push(Action::Export {
-                    key: self.key,
-                    to: self.target,
-                });
+                actions.push(Action::Export { key: self.key, to: self.target });
                 Turn::Stay
             }
             (Body::Holds(held), Phase::Acknowledging { whole, .. }) if held == whole => {
@@ -198,13 +193,8 @@ impl Source {
                 }
             }
             (Step::Idle, Phase::Draining { .. }) => {
-                self.phase = Phase::Freezing {
-                    until: self.rest_until(now),
-                };
-                actions.push(Action::Freeze {
-                    key: self.key,
-                    to: self.target,
-                });
+                self.phase = Phase::Freezing { until: self.rest_until(now) };
+                actions.push(Action::Freeze { key: self.key, to: self.target });
                 Turn::Stay
             }
             (Step::RestSent(whole), Phase::Freezing { until }) => {
@@ -267,18 +257,12 @@ impl Source {
         }
         streaming.until = now.plus(STREAM_CAP);
         self.phase = Phase::Streaming(streaming);
-        actions.push(Action::Export {
-            key: self.key,
-            to: self.target,
-        });
+        actions.push(Action::Export { key: self.key, to: self.target });
         Turn::Stay
     }
 
     fn drain(&mut self, now: Timestamp, actions: &mut Vec<Action>) -> Turn {
-        self.phase = Phase::Draining {
-            until: now.plus(DRAIN_CAP),
-            cancelled: false,
-        };
+        self.phase = Phase::Draining { until: now.plus(DRAIN_CAP), cancelled: false };
         actions.push(Action::Drain(self.key));
         Turn::Stay
     }
@@ -289,10 +273,7 @@ impl Source {
         if cancelled || !self.is_last_attempt(now) {
             return self.give_up(GiveUp::SlowCalls, now, actions);
         }
-        self.phase = Phase::Draining {
-            until: now.plus(REST_CAP),
-            cancelled: true,
-        };
+        self.phase = Phase::Draining { until: now.plus(REST_CAP), cancelled: true };
         actions.push(Action::CancelCalls(self.key));
         Turn::Stay
     }
@@ -313,12 +294,9 @@ impl Source {
 
     fn repeat(&mut self, now: Timestamp, actions: &mut Vec<Action>) {
         let (body, news) = match self.phase {
-            Phase::Preparing { .. } => (
-                Some(Body::Prepare {
-                    target: self.target.incarnation,
-                }),
-                News::Working,
-            ),
+            Phase::Preparing { .. } => {
+                (Some(Body::Prepare { target: self.target.incarnation }), News::Working)
+            }
             Phase::Acknowledging { whole, .. } => (Some(Body::Whole(whole)), News::Working),
             Phase::Streaming(_) | Phase::Draining { .. } | Phase::Freezing { .. } => {
                 (None, News::Working)
@@ -328,13 +306,8 @@ impl Source {
             Phase::Over => return,
         };
         if let Some(body) = body {
-            actions.push(Action::Send {
-                to: self.target,
-                message: Message {
-                    key: self.key,
-                    body,
-                },
-            });
+            actions
+                .push(Action::Send { to: self.target, message: Message { key: self.key, body } });
         }
         self.report(news, now, actions);
     }
@@ -374,8 +347,7 @@ impl Source {
     }
 
     fn is_last_attempt(&self, now: Timestamp) -> bool {
-        self.leave_by
-            .is_some_and(|by| now.plus(LAST_ATTEMPT).maybe_past(by))
+        self.leave_by.is_some_and(|by| now.plus(LAST_ATTEMPT).maybe_past(by))
     }
 
     fn is_moving_in(&self, row: &ShardRow) -> bool {
@@ -397,8 +369,5 @@ impl Streaming {
 }
 
 fn minus(instant: Timestamp, span: Duration) -> Timestamp {
-    Timestamp::new(
-        instant.boottime.saturating_sub(span),
-        instant.raw.saturating_sub(span),
-    )
+    Timestamp::new(instant.boottime.saturating_sub(span), instant.raw.saturating_sub(span))
 }

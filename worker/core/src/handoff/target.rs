@@ -29,14 +29,7 @@ pub enum Fate {
 impl Target {
     pub fn new(key: MoveRef, me: Process, source: Process, actions: &mut Vec<Action>) -> Self {
         actions.push(Action::Prepare(key));
-        Self {
-            key,
-            me,
-            source,
-            prepared: false,
-            stored: Whole::default(),
-            acknowledged: false,
-        }
+        Self { key, me, source, prepared: false, stored: Whole::default(), acknowledged: false }
     }
 
     pub fn key(&self) -> MoveRef {
@@ -84,17 +77,8 @@ impl Target {
         let (owner, via) = match row.holding {
             Holding::Moving { id, .. } if id == self.key.id => return Fate::Hold,
             // Already moving on: what it brought here must be opened before it can leave.
-            Holding::Moving {
-                node,
-                incarnation,
-                via,
-                ..
-            }
-            | Holding::Owned {
-                node,
-                incarnation,
-                via,
-            } => (Process::new(node, incarnation), via),
+            Holding::Moving { node, incarnation, via, .. }
+            | Holding::Owned { node, incarnation, via } => (Process::new(node, incarnation), via),
             Holding::Unassigned => return Fate::Drop,
         };
         if owner == self.me && via == Some(self.key.id) && self.acknowledged {
@@ -105,12 +89,6 @@ impl Target {
     }
 
     fn reply(&self, body: Body, actions: &mut Vec<Action>) {
-        actions.push(Action::Send {
-            to: self.source,
-            message: Message {
-                key: self.key,
-                body,
-            },
-        });
+        actions.push(Action::Send { to: self.source, message: Message { key: self.key, body } });
     }
 }

@@ -131,12 +131,14 @@ impl Holder {
         now: Timestamp,
     ) {
         // the t_s of the very request answered; an answer to no known request grants nothing
-        let Some(sent) = self.requests.take(request) else { return };
+        let Some(request) = self.requests.take(request) else { return };
         match answer {
-            Answer::Granted { index, lease } => self.grant(sent, index, lease, actions, now),
+            Answer::Granted { index, lease } => {
+                self.grant(request.sent, index, lease, actions, now)
+            }
             Answer::NotLeader { hint } => self.retry(hint.map_or(Via::Another, Via::Member), now),
             Answer::Failed => self.retry(Via::Another, now),
-            Answer::Refused(refusal) => self.refused(refusal, actions, now),
+            Answer::Refused(refusal) => self.refused(request.call, refusal, actions, now),
         }
     }
 
@@ -179,7 +181,7 @@ impl Holder {
         self.next_send = earlier(self.next_send, now.plus(RETRY), now);
     }
 
-    fn refused(&mut self, refusal: Refusal, actions: &mut Vec<Action>, now: Timestamp) {
+    fn refused(&mut self, call: Call, refusal: Refusal, actions: &mut Vec<Action>, now: Timestamp) {
         if let State::Reporting { then, .. } = self.state {
             return self.finish(then, actions);
         }
@@ -191,6 +193,8 @@ impl Holder {
                     self.next_send = now;
                 }
             }
+            // of two Registers in flight the second is stale because the first was applied
+            Refusal::Stale if call == Call::Register => {}
             Refusal::Stale => self.lose(actions, now),
             Refusal::Closed => self.rest(false, actions, now),
             Refusal::TableBehind => self.change_source(actions, now),
@@ -405,7 +409,7 @@ impl Holder {
             return;
         }
         self.next_send = now.plus(self.lease.renew_after(self.jitter));
-        let request = self.requests.sent(now);
+        let request = self.requests.add(call, now);
         let via = std::mem::replace(&mut self.via, Via::Usual);
         actions.push(Action::Send { request, call, incarnation: self.incarnation, via });
     }

@@ -262,6 +262,21 @@ fn l4_a_failed_transfer_does_not_block_for_ever() {
 }
 
 #[test]
+fn l4_doubt_returns_with_the_next_series_of_full_windows() {
+    let mut cluster = Cluster::new(3);
+    cluster.elect();
+    cluster.run(30_000, &[1]);
+    for node in &mut cluster.nodes {
+        node.life = Life::Up;
+    }
+    cluster.run(90_000, &[1, 2, 3]);
+    cluster.run(120_000, &[1]);
+    assert_eq!(cluster.fenced(), [2, 3, 2, 3]);
+    let transfers = cluster.actions.iter().filter(|(_, action)| is_transfer(action));
+    assert_eq!(transfers.count(), 2);
+}
+
+#[test]
 fn s17_leader_without_a_session_hands_over_to_a_live_voter() {
     let mut cluster = Cluster::new(3);
     cluster.has_session = false;

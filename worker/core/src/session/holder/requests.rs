@@ -7,14 +7,24 @@ use std::time::Duration;
 
 use crate::id::Timestamp;
 
+use super::Call;
+
 /// Names one request of this process to its answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct RequestId(pub u64);
 
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Request {
+    pub(super) id: RequestId,
+    pub(super) call: Call,
+    /// Both clocks before it was sent: t_s.
+    pub(super) sent: Timestamp,
+}
+
 #[derive(Clone, Debug, Default)]
 pub(super) struct Requests {
     last: u64,
-    in_flight: Vec<(RequestId, Timestamp)>,
+    in_flight: Vec<Request>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,17 +34,17 @@ pub(super) enum Failed {
 }
 
 impl Requests {
-    pub(super) fn sent(&mut self, now: Timestamp) -> RequestId {
+    pub(super) fn add(&mut self, call: Call, sent: Timestamp) -> RequestId {
         self.last += 1;
-        let request = RequestId(self.last);
-        self.in_flight.push((request, now));
-        request
+        let id = RequestId(self.last);
+        self.in_flight.push(Request { id, call, sent });
+        id
     }
 
-    /// When the request was sent, once; `None` for one that timed out or was given up.
-    pub(super) fn take(&mut self, request: RequestId) -> Option<Timestamp> {
-        let position = self.in_flight.iter().position(|(id, _)| *id == request)?;
-        Some(self.in_flight.swap_remove(position).1)
+    /// The request, once; `None` for one that timed out or was given up.
+    pub(super) fn take(&mut self, id: RequestId) -> Option<Request> {
+        let position = self.in_flight.iter().position(|request| request.id == id)?;
+        Some(self.in_flight.swap_remove(position))
     }
 
     /// Requests of an earlier incarnation: their answers concern nobody.
@@ -44,13 +54,12 @@ impl Requests {
 
     pub(super) fn expire(&mut self, timeout: Duration, now: Timestamp) -> Failed {
         let before = self.in_flight.len();
-        self.in_flight.retain(|(_, sent)| now.at_most_since(*sent) < timeout);
+        self.in_flight.retain(|request| now.at_most_since(request.sent) < timeout);
         if self.in_flight.len() < before { Failed::Some } else { Failed::None }
     }
 
     pub(super) fn until_expiry(&self, timeout: Duration, now: Timestamp) -> Option<Duration> {
-        let remaining =
-            |(_, sent): &(RequestId, Timestamp)| now.until_maybe_past(sent.plus(timeout));
-        self.in_flight.iter().map(remaining).min()
+        let ends = self.in_flight.iter().map(|request| request.sent.plus(timeout));
+        ends.map(|end| now.until_maybe_past(end)).min()
     }
 }

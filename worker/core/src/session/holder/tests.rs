@@ -278,6 +278,15 @@ fn a_register_whose_answer_was_lost_goes_on_as_a_renewal() {
 }
 
 #[test]
+fn of_two_registers_in_flight_the_second_ends_nothing() {
+    let (mut worker, first) = Worker::new();
+    let second = sent(&worker.wake(600), Call::Register);
+    worker.granted(first, 610);
+    assert_eq!(worker.refused(second, Refusal::Stale, 620), []);
+    assert!(worker.serves(620));
+}
+
+#[test]
 fn s17_an_old_session_that_may_live_is_waited_for() {
     let (mut worker, register) = Worker::new();
     assert_eq!(worker.refused(register, Refusal::Retry, 10), []);
