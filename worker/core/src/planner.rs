@@ -19,7 +19,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use crate::{
     id::{Epoch, Incarnation, NodeId, ShardId},
-    registry::{Assign, BeginMove, Drain, Life, Node, Settings, ShardRow},
+    registry::{Assign, BeginMove, Drain, Life, Node, Registry, Settings, ShardRow},
 };
 
 pub use report::{Refusal, Report, Share, Why};
@@ -36,7 +36,7 @@ pub struct PlanInput<'a> {
     /// See [`newest_revision`].
     pub newest_revision: &'a str,
     /// The row of shard `i` at place `i`.
-    pub shards: &'a [ShardRow],
+    pub shards: Vec<&'a ShardRow>,
     /// Moves of this shard to this node failed lately: no new one for that long.
     pub backing_off: BTreeMap<(ShardId, NodeId), Duration>,
     /// No balancing round for that long.
@@ -83,14 +83,43 @@ pub enum Leave {
     Removal,
 }
 
+/// What the row of a node does not say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Judgement {
+    pub held_back: Option<HeldBack>,
+    /// When the process of a leaver must be gone.
+    pub deadline: Option<Duration>,
+}
+
+impl<'a> PlanInput<'a> {
+    /// The facts of a registry, with nothing to wait for.
+    pub fn of(registry: &'a Registry, judge: impl Fn(NodeId) -> Judgement) -> Self {
+        let node = |(id, node): (NodeId, &'a Node)| {
+            Some(PlanNode {
+                id,
+                incarnation: node.incarnation,
+                weight: node.info.weight,
+                revision: &node.info.revision,
+                standing: Standing::of(node, judge(id))?,
+            })
+        };
+        Self {
+            settings: registry.settings(),
+            first_epoch: registry.cluster().first_epoch,
+            nodes: registry.nodes().filter_map(node).collect(),
+            newest_revision: newest_revision(registry.nodes().map(|(_, node)| node)),
+            shards: registry.shards().map(|(_, row)| row).collect(),
+            backing_off: BTreeMap::new(),
+            cooldown_left: Duration::ZERO,
+            assigns_held: Duration::ZERO,
+        }
+    }
+}
+
 impl Standing {
-    /// The standing of a node's row, given what the control loop judged about it; `None`
-    /// for a node that is not Up and so owns and receives nothing.
-    pub fn of(
-        node: &Node,
-        held_back: Option<HeldBack>,
-        deadline: Option<Duration>,
-    ) -> Option<Self> {
+    /// `None` for a node that is not Up and so owns and receives nothing.
+    pub fn of(node: &Node, judgement: Judgement) -> Option<Self> {
+        let Judgement { held_back, deadline } = judgement;
         let leaving = |leave| Self::Leaving { leave, deadline };
         match node.life {
             Life::Up => {}

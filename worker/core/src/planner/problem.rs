@@ -57,7 +57,7 @@ pub(super) fn read(input: &PlanInput<'_>) -> (Problem, Stock) {
     let place: BTreeMap<NodeId, usize> =
         (input.nodes.iter().enumerate()).map(|(i, node)| (node.id, i)).collect();
     let mut have = vec![0; input.nodes.len()];
-    for (shard, row) in (0..).map(ShardId).zip(input.shards) {
+    for (shard, row) in (0..).map(ShardId).zip(&input.shards) {
         match row.holding {
             Holding::Unassigned => stock.unassigned.push(shard),
             Holding::Owned { node, .. } => {

@@ -283,14 +283,15 @@ fn a_node_that_is_not_up_has_no_standing_and_a_mark_outranks_a_drain() {
         renewed: LogIndex(1),
         changed: LogIndex(1),
     };
-    let behind = Some(HeldBack::TableBehind);
-    assert_eq!(Standing::of(&node, None, None), Some(Standing::Target));
-    assert_eq!(Standing::of(&node, behind, None), Some(Standing::HeldBack(HeldBack::TableBehind)));
+    let sound = Judgement::default();
+    let behind = Judgement { held_back: Some(HeldBack::TableBehind), ..sound };
+    assert_eq!(Standing::of(&node, sound), Some(Standing::Target));
+    assert_eq!(Standing::of(&node, behind), Some(Standing::HeldBack(HeldBack::TableBehind)));
     node.drain = Drain::Removal;
     let leaving = Standing::Leaving { leave: Leave::Removal, deadline: None };
-    assert_eq!(Standing::of(&node, behind, None), Some(leaving));
+    assert_eq!(Standing::of(&node, behind), Some(leaving));
     node.marked = true;
-    assert_eq!(Standing::of(&node, None, None), Some(Standing::HeldBack(HeldBack::Marked)));
+    assert_eq!(Standing::of(&node, sound), Some(Standing::HeldBack(HeldBack::Marked)));
     node.life = Life::Closed;
-    assert_eq!(Standing::of(&node, None, None), None);
+    assert_eq!(Standing::of(&node, sound), None);
 }

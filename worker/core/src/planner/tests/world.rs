@@ -89,7 +89,7 @@ impl World {
                 })
                 .collect(),
             newest_revision: self.newest_revision,
-            shards: &self.shards,
+            shards: self.shards.iter().collect(),
             backing_off: self.backing_off.clone(),
             cooldown_left: self.cooldown_left,
             assigns_held: self.assigns_held,
