@@ -254,10 +254,12 @@ impl View<'_> {
         self.silent_for(id) >= SILENT_AFTER
     }
 
-    /// Too early to judge anybody: followers may still be finding this leader.
+    /// Too early to judge anybody: followers may still be finding this leader. A founder that
+    /// gathers its first voters takes no vote away.
     fn settling(&self) -> bool {
         let lease = Duration::from_millis(u64::from(self.input.settings.lease_ms));
-        self.now.at_least_since(self.input.leader_since) < lease
+        let age = self.now.at_least_since(self.input.leader_since);
+        self.input.founding.is_none() && age < lease
     }
 
     /// How many of `others` are in the node's zone; a node of no zone is in nobody's way.

@@ -254,6 +254,16 @@ fn l3_a_new_leader_judges_nobody() {
     assert_eq!((decision.change, decision.report), (None, vec![Finding::Settling]));
     assert!(scene.run(59).is_empty());
     assert_eq!(scene.run(1), ["votes pass from n3 to n4"]);
+
+    // Too many vote, and nobody but the leader has answered yet.
+    let mut shrinks = Scene::new(5, 5).with(|scene| {
+        scene.settings.max_voters = 3;
+        scene.deaf = ids([2, 3]);
+    });
+    let decision = shrinks.next(Duration::from_secs(2));
+    assert_eq!((decision.change, decision.report), (None, vec![Finding::Settling]));
+    shrinks.deaf.clear();
+    check(shrinks, &["fewer voters are wanted: n4, n5 vote no more"], &[1, 2, 3]);
 }
 
 #[test]

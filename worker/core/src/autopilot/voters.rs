@@ -9,12 +9,14 @@ use super::{Change, Finding, MOST_VOTERS, View, Why};
 impl View<'_> {
     /// The first of these that is needed and possible.
     pub(super) fn change_voters(&self, report: &mut Vec<Finding>) -> Option<Change> {
+        if self.settling() {
+            report.push(Finding::Settling);
+        }
         let change = self
             .hand_on_leadership(report)
             .or_else(|| self.replace_gone(report))
             .or_else(|| {
-                if self.input.founding.is_none() && self.settling() {
-                    report.push(Finding::Settling);
+                if self.settling() {
                     return None;
                 }
                 self.replace_silent(report)
@@ -84,6 +86,9 @@ impl View<'_> {
         let size = voters.len().min(self.target());
         // Fewer votes weigh more: none of them should rest with the dead.
         let shrinks = size < voters.len();
+        if shrinks && self.settling() {
+            return None;
+        }
         let leaving: BTreeSet<NodeId> = (voters.iter().copied())
             .filter(|id| must_go(id) || shrinks && !self.answers(*id))
             .collect();
