@@ -5,5 +5,7 @@
 
 pub mod api;
 pub mod kv;
+pub mod metrics;
 pub mod pulse;
 pub mod right;
+pub mod shards;

@@ -38,6 +38,14 @@ impl Pulses {
         });
     }
 
+    /// When the most silent executor ran last; now, where none is watched.
+    pub fn oldest(&self) -> Timestamp {
+        let now = clock::now();
+        let all = self.all.lock();
+        let oldest = all.iter().map(|pulse| *pulse.last.lock());
+        oldest.max_by_key(|last| now.at_most_since(*last)).unwrap_or(now)
+    }
+
     /// Executors that have not run within `span`, as far as either clock can tell.
     pub fn silent(&self, now: Timestamp, span: Duration) -> Vec<String> {
         let all = self.all.lock();
@@ -69,5 +77,6 @@ mod tests {
             assert!(clock::now().at_least_since(begin) < SPAN * 10);
             thread::sleep(Duration::from_millis(20));
         }
+        assert!(clock::now().at_most_since(pulses.oldest()) > SPAN);
     }
 }

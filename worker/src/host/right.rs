@@ -14,7 +14,7 @@ use std::{
 };
 
 use parking_lot::Mutex;
-use shoal_core::id::{Incarnation, Timestamp};
+use shoal_core::id::Timestamp;
 use tokio_util::sync::CancellationToken;
 
 use crate::env::{clock, thread};
@@ -22,7 +22,7 @@ use crate::env::{clock, thread};
 /// Longest sleep of the watcher: no timer of one clock follows a suspend or a slew of the other.
 const WATCH: Duration = Duration::from_millis(20);
 
-/// The shared right of one process. Cheap to clone; without a holder it never holds.
+/// The shared right of one process. Cheap to clone.
 #[derive(Clone)]
 pub struct Right {
     shared: Arc<Shared>,
@@ -33,14 +33,9 @@ pub struct Right {
 struct Shared {
     boottime: AtomicU64,
     raw: AtomicU64,
-    holder: Mutex<Holder>,
-}
-
-#[derive(Default)]
-struct Holder {
-    incarnation: Option<Incarnation>,
-    /// Cancelled when the right ends; a new one with the next extension.
-    ended: CancellationToken,
+    /// Cancelled when the right ends; a new one with the next extension. Also keeps writers
+    /// apart.
+    ended: Mutex<CancellationToken>,
 }
 
 impl Right {
@@ -49,40 +44,33 @@ impl Right {
         let shared = Arc::new(Shared {
             boottime: AtomicU64::new(0),
             raw: AtomicU64::new(0),
-            holder: Mutex::default(),
+            ended: Mutex::default(),
         });
         let watched = Arc::downgrade(&shared);
         thread::spawn("right", move || watch(&watched))?;
         Ok(Self { shared })
     }
 
-    /// From now on only this incarnation's right counts; it has none yet.
-    pub fn begin(&self, incarnation: Incarnation) {
-        let mut holder = self.shared.holder.lock();
-        self.shared.end(&holder);
-        *holder = Holder { incarnation: Some(incarnation), ended: CancellationToken::new() };
-    }
-
-    /// Takes a later end. False if it is none, or belongs to another incarnation.
-    pub fn extend(&self, incarnation: Incarnation, until: Timestamp) -> bool {
-        let mut holder = self.shared.holder.lock();
-        let later = until != self.until() && until.surely_past(self.until());
-        if holder.incarnation != Some(incarnation) || !later {
+    /// Takes an end that is later on both clocks; false if it is not.
+    pub fn extend(&self, until: Timestamp) -> bool {
+        let mut ended = self.shared.ended.lock();
+        if until == self.until() || !until.surely_past(self.until()) {
             return false;
         }
         self.shared.boottime.store(nanos(until.boottime), Ordering::Release);
         self.shared.raw.store(nanos(until.raw), Ordering::Release);
-        if holder.ended.is_cancelled() && self.holds(clock::now()) {
-            holder.ended = CancellationToken::new();
+        if ended.is_cancelled() && self.holds(clock::now()) {
+            *ended = CancellationToken::new();
         }
         true
     }
 
-    /// Ends the right at once and for this incarnation for ever.
+    /// Ends the right at once; the next extension is a new one.
     pub fn revoke(&self) {
-        let mut holder = self.shared.holder.lock();
-        holder.incarnation = None;
-        self.shared.end(&holder);
+        let ended = self.shared.ended.lock();
+        self.shared.boottime.store(0, Ordering::Release);
+        self.shared.raw.store(0, Ordering::Release);
+        ended.cancel();
     }
 
     /// Whether the right lasts at `now`: neither clock has reached its end.
@@ -97,7 +85,7 @@ impl Right {
 
     /// Cancelled when the right ends.
     pub fn ended(&self) -> CancellationToken {
-        self.shared.holder.lock().ended.clone()
+        self.shared.ended.lock().clone()
     }
 }
 
@@ -105,12 +93,6 @@ impl Shared {
     fn until(&self) -> Timestamp {
         let read = |clock: &AtomicU64| Duration::from_nanos(clock.load(Ordering::Acquire));
         Timestamp::new(read(&self.boottime), read(&self.raw))
-    }
-
-    fn end(&self, holder: &Holder) {
-        self.boottime.store(0, Ordering::Release);
-        self.raw.store(0, Ordering::Release);
-        holder.ended.cancel();
     }
 }
 
@@ -121,10 +103,10 @@ fn nanos(span: Duration) -> u64 {
 fn watch(shared: &Weak<Shared>) {
     while let Some(shared) = shared.upgrade() {
         let sleep = {
-            let holder = shared.holder.lock();
+            let ended = shared.ended.lock();
             let (now, until) = (clock::now(), shared.until());
             if now.maybe_past(until) {
-                holder.ended.cancel();
+                ended.cancel();
             }
             let left = until.boottime.saturating_sub(now.boottime);
             left.min(until.raw.saturating_sub(now.raw))
@@ -138,23 +120,15 @@ fn watch(shared: &Weak<Shared>) {
 mod tests {
     use super::*;
 
-    const FIRST: Incarnation = Incarnation { counter: 1, nonce: 1 };
-    const SECOND: Incarnation = Incarnation { counter: 2, nonce: 2 };
     const HOUR: Duration = Duration::from_secs(3_600);
-
-    fn right() -> Right {
-        let right = Right::new().unwrap();
-        right.begin(FIRST);
-        right
-    }
 
     #[test]
     fn s8_a_right_ends_when_either_clock_says_so() {
-        let right = right();
+        let right = Right::new().unwrap();
         let start = clock::now();
         let end = start.plus(HOUR);
         assert!(!right.holds(start));
-        assert!(right.extend(FIRST, end));
+        assert!(right.extend(end));
         assert!(right.holds(start));
         assert!(!right.holds(Timestamp::new(end.boottime, start.raw)));
         assert!(!right.holds(Timestamp::new(start.boottime, end.raw)));
@@ -162,38 +136,34 @@ mod tests {
 
     #[test]
     fn only_a_later_end_on_both_clocks_replaces_the_right() {
-        let right = right();
+        let right = Right::new().unwrap();
         let end = clock::now().plus(HOUR);
-        assert!(right.extend(FIRST, end));
-        assert!(!right.extend(FIRST, end));
-        assert!(!right.extend(FIRST, Timestamp::new(end.boottime + HOUR, end.raw - HOUR)));
+        assert!(right.extend(end));
+        assert!(!right.extend(end));
+        assert!(!right.extend(Timestamp::new(end.boottime + HOUR, end.raw - HOUR)));
         assert_eq!(right.until(), end);
     }
 
     #[test]
-    fn a_late_answer_does_not_bring_a_revoked_right_back() {
-        let right = right();
+    fn a_revoked_right_is_gone_until_it_is_extended() {
+        let right = Right::new().unwrap();
         let end = clock::now().plus(HOUR);
-        right.extend(FIRST, end);
+        right.extend(end);
         let ended = right.ended();
         right.revoke();
-        assert!(ended.is_cancelled());
-        assert!(!right.extend(FIRST, end.plus(HOUR)));
-        right.begin(SECOND);
-        assert!(!right.extend(FIRST, end.plus(HOUR)));
-        assert!(!right.holds(clock::now()));
-        assert!(right.extend(SECOND, end));
+        assert!(ended.is_cancelled() && !right.holds(clock::now()));
+        assert!(right.extend(end));
         assert!(right.holds(clock::now()) && !right.ended().is_cancelled());
     }
 
     #[tokio::test]
     async fn the_watcher_cancels_when_the_right_runs_out_and_a_renewal_revives_it() {
-        let right = right();
+        let right = Right::new().unwrap();
         let ended = right.ended();
-        right.extend(FIRST, clock::now().plus(Duration::from_millis(30)));
+        right.extend(clock::now().plus(Duration::from_millis(30)));
         tokio::time::timeout(Duration::from_secs(10), ended.cancelled()).await.unwrap();
         assert!(!right.holds(clock::now()));
-        assert!(right.extend(FIRST, clock::now().plus(HOUR)));
+        assert!(right.extend(clock::now().plus(HOUR)));
         assert!(!right.ended().is_cancelled());
     }
 }
