@@ -1,0 +1,207 @@
+//! Requests to the leader: which become a command, and which are judged first.
+
+use shoal_core::{
+    handoff,
+    id::{LogIndex, NodeId, ShardId, Timestamp},
+    planner,
+    registry::{self, Command, NodeInfo, Refused},
+    session::{
+        freshness::Freshness,
+        register::{self, Ask, Standing, Verdict},
+    },
+};
+
+use super::{
+    Control, Denied, Granted, Outcome, Register, Renew, Request,
+    leader::Kind,
+    request::{Envelope, Reply},
+};
+use crate::env::clock;
+
+impl Control {
+    pub(super) fn on_request(&mut self, envelope: Envelope) {
+        let Envelope { request, reply } = envelope;
+        if self.term.is_none() {
+            let _ = reply.send(Err(Denied::NotLeader { leader: self.leader() }));
+            return;
+        }
+        let now = clock::now();
+        match request {
+            Request::Join { info, directory } => self.join(info, directory, reply, now),
+            Request::Register(register) => self.register(register, reply, now),
+            Request::Renew(renew) => self.renew(renew, reply, now),
+            Request::Report(report) => self.report(report, reply, now),
+            Request::Propose(command) => self.propose(Kind::Asked(reply), command),
+            Request::Move { shard, to } => self.requested_move(shard, to, reply, now),
+            Request::TransferLeader { to } => self.asked_transfer(to, reply),
+            Request::Plan => {
+                let (plan, _) = self.plan(now);
+                self.grant(reply, Outcome::Plan(plan));
+            }
+            Request::Barrier => self.propose(Kind::Asked(reply), Command::Blank),
+        }
+    }
+
+    fn grant(&self, reply: Reply, outcome: Outcome) {
+        let registry = self.table.registry();
+        let (index, lease_ms) = (registry.applied(), registry.settings().lease_ms);
+        let _ = reply.send(Ok(Granted { index, lease_ms, outcome }));
+    }
+
+    /// Before the cluster is formed only its founding set may join.
+    fn join(&mut self, info: NodeInfo, directory: u128, reply: Reply, now: Timestamp) {
+        let registry = self.table.registry();
+        let refusal = if !registry.founded() {
+            Some(Denied::Later("the cluster is being founded".into()))
+        } else if !registry.formed() && !self.config.founding.contains(&info.name) {
+            Some(Denied::Later("NOT_FORMED: the founding nodes have not all joined yet".into()))
+        } else {
+            self.name_in_use(&registry, &info, directory, now)
+        };
+        let replaces = registry
+            .nodes()
+            .filter(|(_, node)| {
+                node.info.name == info.name && node.directory != directory && !node.life.is_left()
+            })
+            .map(|(id, node)| (id, node.renewed))
+            .collect();
+        drop(registry);
+        match refusal {
+            Some(denied) => {
+                let _ = reply.send(Err(denied));
+            }
+            None => self.propose(Kind::Asked(reply), Command::Join { info, directory, replaces }),
+        }
+    }
+
+    /// A name may be taken over only from a session that has certainly ended.
+    fn name_in_use(
+        &self,
+        registry: &registry::Registry,
+        info: &NodeInfo,
+        directory: u128,
+        now: Timestamp,
+    ) -> Option<Denied> {
+        let term = self.term.as_ref()?;
+        let (id, node) = registry.nodes().find(|(id, node)| {
+            let ended = term
+                .fencing
+                .end_of(*id, &self.memory.expiry)
+                .is_some_and(|end| now.surely_past(end));
+            node.info.name == info.name
+                && node.directory != directory
+                && node.life.is_up()
+                && !ended
+        })?;
+        Some(Denied::Refused(Refused::NameInUse {
+            name: info.name.clone(),
+            node: id,
+            address: node.info.addresses.data.clone(),
+        }))
+    }
+
+    fn register(&mut self, ask: Register, reply: Reply, now: Timestamp) {
+        let registry = self.table.registry();
+        let verdict = match (registry.node(ask.node), &self.term) {
+            (Some(_), _) if !registry.formed() => {
+                Err(Denied::Later("NOT_FORMED: the founding nodes have not all joined yet".into()))
+            }
+            (Some(row), Some(term)) => {
+                let standing = Standing {
+                    expires: term.fencing.end_of(ask.node, &self.memory.expiry),
+                    may_reown: self.memory.repeats.may_reown(ask.node, now),
+                };
+                let lock = ask.lock.as_ref();
+                let asked = Ask { incarnation: ask.incarnation, lock, lock_is_local: lock.is_some() };
+                Ok(register::judge(row, asked, standing, now))
+            }
+            (None, _) | (_, None) => Err(Denied::Refused(Refused::UnknownNode(ask.node))),
+        };
+        drop(registry);
+        match verdict {
+            Ok(Verdict::Propose { replaces, renewed, proof, reown }) => {
+                let Register { node, incarnation, info, lock } = ask;
+                let command = Command::Register(registry::Register {
+                    node,
+                    replaces,
+                    incarnation,
+                    info,
+                    lock,
+                    renewed,
+                    proof,
+                    reown,
+                });
+                self.propose(Kind::Register { node, reply }, command);
+            }
+            Ok(Verdict::Wait { .. }) => {
+                let why = "the session of the previous process may still live".to_owned();
+                let _ = reply.send(Err(Denied::Later(why)));
+            }
+            Ok(Verdict::Refuse(refusal)) => {
+                let _ = reply.send(Err(self.refused_register(refusal, &ask)));
+            }
+            Err(denied) => {
+                let _ = reply.send(Err(denied));
+            }
+        }
+    }
+
+    fn refused_register(&self, refusal: register::Refusal, ask: &Register) -> Denied {
+        match refusal {
+            register::Refusal::Left => Denied::Refused(Refused::NodeLeft(ask.node)),
+            register::Refusal::Marked => Denied::Refused(Refused::Marked(ask.node)),
+            register::Refusal::AlreadyRegistered => Denied::AlreadyRegistered,
+            register::Refusal::RestoredCopy { .. } => Denied::Identity(refusal.to_string()),
+        }
+    }
+
+    fn renew(&mut self, renew: Renew, reply: Reply, now: Timestamp) {
+        self.tables.insert(renew.node, renew.table);
+        if self.memory.history.judge(renew.table, self.memory.lease, now) == Freshness::Stale {
+            let _ = reply.send(Err(Denied::TableBehind));
+            return;
+        }
+        if let Some(term) = &mut self.term {
+            term.renewals.add(renew.node, renew.incarnation, reply);
+        }
+    }
+
+    fn report(&mut self, report: handoff::Report, reply: Reply, now: Timestamp) {
+        if let Some(term) = &mut self.term {
+            let output = term.moves.on(handoff::leader::Event::Report(report), now);
+            self.perform_moves(output.actions);
+        }
+        self.grant(reply, Outcome::Noted);
+    }
+
+    fn requested_move(&mut self, shard: ShardId, to: NodeId, reply: Reply, now: Timestamp) {
+        match self.with_plan_input(now, |input| planner::request(input, shard, to)) {
+            Ok(planned) => {
+                let command = Command::BeginMove { items: vec![planned.begin] };
+                self.propose(Kind::Asked(reply), command);
+            }
+            Err(why) => {
+                let _ = reply.send(Err(Denied::Impossible(why.to_string())));
+            }
+        }
+    }
+
+    fn asked_transfer(&mut self, to: Option<NodeId>, reply: Reply) {
+        let to = to.or_else(|| self.successor());
+        let Some(to) = to else {
+            let why = "no other voter is caught up: nobody can lead instead".to_owned();
+            let _ = reply.send(Err(Denied::Impossible(why)));
+            return;
+        };
+        if !self.raft.membership().voters.contains(&to) {
+            let why = format!("node {to} is no voter: name one of the voters");
+            let _ = reply.send(Err(Denied::Impossible(why)));
+            return;
+        }
+        self.transfer(to);
+        self.grant(reply, Outcome::Noted);
+    }
+}
+
+/// Index of the table that each node reported with its last renewal.
+pub(super) type Tables = std::collections::BTreeMap<NodeId, LogIndex>;

@@ -1,0 +1,134 @@
+//! Reads the registry into the plain facts that the core's machines judge.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use shoal_core::{
+    id::{NodeId, Timestamp},
+    planner::{self, HeldBack, Plan, PlanInput, PlanNode, Standing},
+    registry::ShardRow,
+    session::{
+        expiry::Expiry,
+        fencing::{NodeFact, View},
+        freshness::Freshness,
+        lease::Lease,
+    },
+};
+
+use super::{Control, Memory, lease};
+use crate::{raft, table::Table};
+
+/// What fencing looks at, read at one index.
+pub(super) struct Facts {
+    lease: Lease,
+    nodes: Vec<NodeFact>,
+}
+
+pub(super) fn facts(table: &Table, raft: &raft::Handle) -> Facts {
+    let membership = raft.membership();
+    let registry = table.registry();
+    let nodes = registry.nodes().map(|(id, node)| NodeFact {
+        id,
+        incarnation: node.incarnation,
+        life: node.life,
+        drain: node.drain,
+        voter: membership.voters.contains(&id),
+        renewed: node.renewed,
+    });
+    Facts { lease: lease(registry.settings().lease_ms), nodes: nodes.collect() }
+}
+
+impl Facts {
+    pub fn view<'a>(&'a self, expiry: &'a Expiry, me: NodeId) -> View<'a> {
+        let mine = self.nodes.iter().find(|node| node.id == me);
+        View {
+            lease: self.lease,
+            nodes: &self.nodes,
+            expiry,
+            has_session: mine.is_some_and(|node| node.life.is_up()),
+        }
+    }
+}
+
+impl Control {
+    /// What should be done now, and whether time alone may change that.
+    pub(super) fn plan(&self, now: Timestamp) -> (Plan, bool) {
+        self.with_plan_input(now, |input| {
+            let waits = !input.cooldown_left.is_zero()
+                || !input.assigns_held.is_zero()
+                || !input.backing_off.is_empty()
+                || input.nodes.iter().any(|node| matches!(node.standing, Standing::HeldBack(_)));
+            (planner::plan(input), waits)
+        })
+    }
+
+    pub(super) fn with_plan_input<R>(
+        &self,
+        now: Timestamp,
+        read: impl FnOnce(&PlanInput<'_>) -> R,
+    ) -> R {
+        let registry = self.table.registry();
+        let shards: Vec<ShardRow> = registry.shards().map(|(_, row)| *row).collect();
+        let nodes = registry.nodes().filter_map(|(id, node)| {
+            let held_back = held_back(&self.memory, self.tables(), id, now);
+            Some(PlanNode {
+                id,
+                incarnation: node.incarnation,
+                weight: node.info.weight,
+                revision: &node.info.revision,
+                standing: Standing::of(node, held_back, None)?,
+            })
+        });
+        let settings = registry.settings();
+        let cooldown = Duration::from_millis(settings.cooldown_ms.into());
+        let input = PlanInput {
+            settings,
+            first_epoch: registry.cluster().first_epoch,
+            nodes: nodes.collect(),
+            newest_revision: planner::newest_revision(registry.nodes().map(|(_, node)| node)),
+            shards: &shards,
+            backing_off: self.backing_off(now),
+            cooldown_left: self.since_balance(now).map_or(Duration::ZERO, |since| {
+                cooldown.saturating_sub(since)
+            }),
+            assigns_held: self.assigns_held(now),
+        };
+        read(&input)
+    }
+
+    fn backing_off(&self, now: Timestamp) -> BTreeMap<(shoal_core::id::ShardId, NodeId), Duration> {
+        let Some(term) = &self.term else { return BTreeMap::new() };
+        let back_offs = term.moves.back_offs(now);
+        back_offs.map(|one| ((one.shard, one.target), one.until.at_least_since(now))).collect()
+    }
+
+    fn since_balance(&self, now: Timestamp) -> Option<Duration> {
+        let last = self.term.as_ref()?.last_balance?;
+        Some(now.at_least_since(last))
+    }
+
+    /// Owners may come back after a whole cluster restarted, or still hold a right of
+    /// before the cluster was founded anew.
+    fn assigns_held(&self, now: Timestamp) -> Duration {
+        /// Looked at again by the next tick that plans.
+        const LOOK_AGAIN: Duration = Duration::from_millis(200);
+        let comes_back = self.term.as_ref().is_some_and(|term| !term.fencing.may_assign_orphans());
+        let after_formed = self.assign_after.map_or(Duration::ZERO, |after| after.at_least_since(now));
+        if comes_back { after_formed.max(LOOK_AGAIN) } else { after_formed }
+    }
+}
+
+fn held_back(
+    memory: &Memory,
+    tables: &BTreeMap<NodeId, shoal_core::id::LogIndex>,
+    node: NodeId,
+    now: Timestamp,
+) -> Option<HeldBack> {
+    if memory.repeats.holds_back(node, memory.lease, now) {
+        return Some(HeldBack::Flapping { left: memory.lease.length() });
+    }
+    let table = tables.get(&node)?;
+    match memory.history.judge(*table, memory.lease, now) {
+        Freshness::Fresh => None,
+        Freshness::Behind | Freshness::Stale => Some(HeldBack::TableBehind),
+    }
+}

@@ -1,0 +1,220 @@
+//! Requests to the leader, through the member asked last or another one.
+
+use std::{sync::Arc, time::Duration};
+
+use parking_lot::Mutex;
+use shoal_core::{
+    handoff,
+    id::{Incarnation, LogIndex, NodeId},
+    registry::{LockId, NodeInfo},
+    session::holder::{Answer, Call, Via},
+};
+use shoal_proto::shoal::peer::v1::{self as pb, session_client::SessionClient};
+use tonic::transport::Channel;
+
+use crate::{
+    peer::{Channels, Purpose},
+    table::Table,
+    wire::session as wire,
+};
+
+/// Attempts of a request that is not a renewal, at one member after the other.
+const ATTEMPTS: usize = 20;
+const BETWEEN_ATTEMPTS: Duration = Duration::from_millis(100);
+
+/// Why a request of this node was not accepted.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("the leader refused: {message}")]
+    Refused { why: pb::rejected::Why, message: String },
+    #[error("no leader could be reached")]
+    NoLeader,
+}
+
+#[derive(Clone)]
+pub struct Client {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    node: NodeId,
+    info: NodeInfo,
+    lock: Option<LockId>,
+    table: Arc<Table>,
+    channels: Channels,
+    /// The member asked last.
+    usual: Mutex<NodeId>,
+}
+
+impl Client {
+    pub fn new(
+        node: NodeId,
+        info: NodeInfo,
+        lock: Option<LockId>,
+        table: Arc<Table>,
+        channels: Channels,
+    ) -> Self {
+        let usual = Mutex::new(node);
+        Self { inner: Arc::new(Inner { node, info, lock, table, channels, usual }) }
+    }
+
+    /// One request of the session machine, with a time-out of a quarter of the lease.
+    pub async fn session(
+        &self,
+        call: Call,
+        incarnation: Incarnation,
+        table: LogIndex,
+        via: Via,
+    ) -> Answer {
+        let member = self.choose(via);
+        let time_out = Duration::from_millis(self.lease_ms().into()) / 4;
+        let sent = tokio::time::timeout(time_out, self.send(member, call, incarnation, table));
+        match sent.await {
+            Ok(Ok(response)) => wire::read_answer(response.into_inner()),
+            Ok(Err(_)) | Err(_) => Answer::Failed,
+        }
+    }
+
+    /// Asks that this incarnation's shards be handed over.
+    pub async fn drain_restart(&self, incarnation: Incarnation) -> Result<(), Error> {
+        let request = self.leave_request(incarnation);
+        self.insist(|mut client, request| async move { client.drain_restart(request).await }, request)
+            .await
+    }
+
+    /// Ends this incarnation's session; refused while it owns or receives a shard.
+    pub async fn close(&self, incarnation: Incarnation) -> Result<(), Error> {
+        let request = self.leave_request(incarnation);
+        self.insist(|mut client, request| async move { client.close(request).await }, request).await
+    }
+
+    /// Passes on what an owner says of a move; the owner repeats it.
+    pub async fn report(&self, report: handoff::Report) -> Result<(), Error> {
+        let mut request = wire::report(&report);
+        request.hop = Some(self.hop());
+        let member = self.choose(Via::Usual);
+        let channel = self.channel(member).ok_or(Error::NoLeader)?;
+        let response = channel.report(request).await.map_err(|_| {
+            self.choose(Via::Another);
+            Error::NoLeader
+        })?;
+        self.accept(response.into_inner())
+    }
+
+    async fn send(
+        &self,
+        member: NodeId,
+        call: Call,
+        incarnation: Incarnation,
+        table: LogIndex,
+    ) -> Result<tonic::Response<pb::SessionResponse>, tonic::Status> {
+        let mut client =
+            self.channel(member).ok_or_else(|| tonic::Status::unavailable("no address"))?;
+        match call {
+            Call::Register => {
+                let request = pb::RegisterRequest {
+                    hop: Some(self.hop()),
+                    node: self.inner.node.0,
+                    incarnation: Some(wire::incarnation(incarnation)),
+                    info: Some(wire::node_info(&self.inner.info)),
+                    lock: self.inner.lock.as_ref().map(wire::lock),
+                };
+                client.register(request).await
+            }
+            Call::Renew => {
+                let request = pb::RenewRequest {
+                    hop: Some(self.hop()),
+                    node: self.inner.node.0,
+                    incarnation: Some(wire::incarnation(incarnation)),
+                    table_index: table.0,
+                };
+                client.renew(request).await
+            }
+            Call::CloseInPlace => client.close_in_place(self.leave_request(incarnation)).await,
+        }
+    }
+
+    /// Asks one member after the other until one of them reached the leader.
+    async fn insist<R, F>(
+        &self,
+        send: impl Fn(SessionClient<Channel>, R) -> F,
+        request: R,
+    ) -> Result<(), Error>
+    where
+        R: Clone,
+        F: Future<Output = Result<tonic::Response<pb::SessionResponse>, tonic::Status>>,
+    {
+        let mut last = Error::NoLeader;
+        for attempt in 0..ATTEMPTS {
+            let via = if attempt == 0 { Via::Usual } else { Via::Another };
+            if let Some(client) = self.channel(self.choose(via)) {
+                let sent = tokio::time::timeout(Duration::from_secs(1), send(client, request.clone()));
+                if let Ok(Ok(response)) = sent.await {
+                    match self.accept(response.into_inner()) {
+                        Ok(()) => return Ok(()),
+                        Err(Error::Refused { why, message }) if why != pb::rejected::Why::Retry => {
+                            return Err(Error::Refused { why, message });
+                        }
+                        Err(error) => last = error,
+                    }
+                }
+            }
+            tokio::time::sleep(BETWEEN_ATTEMPTS).await;
+        }
+        Err(last)
+    }
+
+    fn accept(&self, response: pb::SessionResponse) -> Result<(), Error> {
+        use pb::session_response::Result as Answer;
+        match response.result {
+            Some(Answer::Accepted(_)) => Ok(()),
+            Some(Answer::NotLeader(not)) => {
+                if not.leader != 0 {
+                    *self.inner.usual.lock() = NodeId(not.leader);
+                }
+                Err(Error::NoLeader)
+            }
+            Some(Answer::Rejected(rejected)) => {
+                Err(Error::Refused { why: rejected.why(), message: rejected.message })
+            }
+            None => Err(Error::NoLeader),
+        }
+    }
+
+    /// Whom to ask; remembers it as the usual one.
+    fn choose(&self, via: Via) -> NodeId {
+        let mut usual = self.inner.usual.lock();
+        match via {
+            Via::Usual => {}
+            Via::Member(member) => *usual = member,
+            Via::Another => {
+                let registry = self.inner.table.registry();
+                let live: Vec<_> =
+                    registry.nodes().filter(|(_, node)| node.life.is_up()).map(|(id, _)| id).collect();
+                let after = live.iter().find(|id| **id > *usual).or(live.first());
+                *usual = after.copied().unwrap_or(self.inner.node);
+            }
+        }
+        *usual
+    }
+
+    fn channel(&self, member: NodeId) -> Option<SessionClient<Channel>> {
+        self.inner.channels.channel(member, Purpose::Session).map(SessionClient::new)
+    }
+
+    fn hop(&self) -> pb::Hop {
+        wire::hop(self.inner.table.registry().cluster().id, self.inner.node)
+    }
+
+    fn leave_request(&self, incarnation: Incarnation) -> pb::LeaveRequest {
+        pb::LeaveRequest {
+            hop: Some(self.hop()),
+            node: self.inner.node.0,
+            incarnation: Some(wire::incarnation(incarnation)),
+        }
+    }
+
+    fn lease_ms(&self) -> u32 {
+        self.inner.table.registry().settings().lease_ms
+    }
+}
