@@ -12,5 +12,6 @@ pub mod identity;
 #[cfg(feature = "mutants")]
 pub mod mutant;
 pub mod peer;
+pub mod raft;
 pub mod table;
 pub mod wire;

@@ -137,7 +137,7 @@ impl Table {
 
     /// Takes over a registry that the log has built, once it is not behind what the watch
     /// brought before: until then the log's copy stays apart.
-    pub fn adopt(&self, registry: &Registry) -> bool {
+    pub(crate) fn adopt(&self, registry: &Registry) -> bool {
         let mut state = self.0.state.write();
         if registry.applied() < state.registry.applied() {
             return false;
@@ -148,7 +148,7 @@ impl Table {
     }
 
     /// Applies one entry of the log. Only the state machine calls it, after `adopt`.
-    pub fn apply(&self, index: LogIndex, command: &Command) -> Result<Event, Refused> {
+    pub(crate) fn apply(&self, index: LogIndex, command: &Command) -> Result<Event, Refused> {
         let mut state = self.0.state.write();
         debug_assert_eq!(state.feeder, Feeder::Log);
         let (result, changes) = state.registry.apply(index, command);
@@ -160,7 +160,7 @@ impl Table {
     }
 
     /// Notes an entry without a command.
-    pub fn advance(&self, index: LogIndex) {
+    pub(crate) fn advance(&self, index: LogIndex) {
         let mut state = self.0.state.write();
         debug_assert_eq!(state.feeder, Feeder::Log);
         state.registry.advance(index);
@@ -168,7 +168,7 @@ impl Table {
     }
 
     /// This node is no member of the log any more: a watch may feed the table again.
-    pub fn release(&self) {
+    pub(crate) fn release(&self) {
         self.0.state.write().feeder = Feeder::Watch;
     }
 
