@@ -41,7 +41,7 @@ pub struct Server {
 
 struct Inner {
     node: NodeId,
-    table: Arc<Table>,
+    table: Table,
     raft: raft::Handle,
     control: control::Handle,
     waiting: Waiting,
@@ -56,7 +56,7 @@ enum Routed<T> {
 impl Server {
     pub fn new(
         node: NodeId,
-        table: Arc<Table>,
+        table: Table,
         raft: raft::Handle,
         control: control::Handle,
         waiting: Waiting,
@@ -86,8 +86,9 @@ impl Server {
         let Some(address) = leader.and_then(|leader| self.admin_address(leader)) else {
             return Err(wire::status(&denied));
         };
-        let endpoint = Endpoint::from_shared(format!("http://{address}"))
-            .map_err(|_| Status::unavailable(format!("the leader's address {address} is unusable")))?;
+        let endpoint = Endpoint::from_shared(format!("http://{address}")).map_err(|_| {
+            Status::unavailable(format!("the leader's address {address} is unusable"))
+        })?;
         let mut passed_on = Request::new(request.get_ref().clone());
         passed_on.metadata_mut().insert(FORWARDED, MetadataValue::from_static("1"));
         forward(AdminClient::new(endpoint.connect_lazy()), passed_on).await.map(Routed::There)
@@ -110,14 +111,15 @@ fn guarded(operator: Option<&pb::Operator>, command: Command) -> Ask {
 }
 
 /// The one shape of a change: ask, pass on where another node leads, answer.
-macro_rules! change {
+macro_rules! routed {
     ($self:ident, $request:ident, $method:ident, $ask:expr, $answer:expr) => {{
         let ask = $ask;
-        let routed = $self
-            .route(&$request, ask, |mut client, request| async move {
-                client.$method(request).await
-            })
-            .await?;
+        let routed =
+            $self
+                .route(&$request, ask, |mut client, request| async move {
+                    client.$method(request).await
+                })
+                .await?;
         match routed {
             Routed::There(response) => Ok(response),
             Routed::Here(granted) => {
@@ -127,7 +129,6 @@ macro_rules! change {
         }
     }};
 }
-use change;
 
 #[tonic::async_trait]
 impl Admin for Server {
@@ -159,7 +160,7 @@ impl Admin for Server {
         &self,
         request: Request<pb::PlanRequest>,
     ) -> Result<Response<pb::PlanResponse>, Status> {
-        change!(self, request, plan, Ask::Plan, read::planned)
+        routed!(self, request, plan, Ask::Plan, read::planned)
     }
 
     async fn r#move(
@@ -174,7 +175,7 @@ impl Admin for Server {
         request: Request<pb::DrainRequest>,
     ) -> Result<Response<pb::DrainResponse>, Status> {
         let ask = change::drain(request.get_ref())?;
-        change!(self, request, drain, ask, |_| Ok(pb::DrainResponse {}))
+        routed!(self, request, drain, ask, |_| Ok(pb::DrainResponse {}))
     }
 
     async fn cancel_drain(
@@ -184,7 +185,7 @@ impl Admin for Server {
         let message = request.get_ref();
         let command = Command::CancelDrain { node: NodeId(message.node) };
         let ask = guarded(message.operator.as_ref(), command);
-        change!(self, request, cancel_drain, ask, |_| Ok(pb::CancelDrainResponse {}))
+        routed!(self, request, cancel_drain, ask, |_| Ok(pb::CancelDrainResponse {}))
     }
 
     async fn close(
@@ -192,7 +193,7 @@ impl Admin for Server {
         request: Request<pb::CloseRequest>,
     ) -> Result<Response<pb::CloseResponse>, Status> {
         let ask = change::close(request.get_ref())?;
-        change!(self, request, close, ask, |_| Ok(pb::CloseResponse {}))
+        routed!(self, request, close, ask, |_| Ok(pb::CloseResponse {}))
     }
 
     async fn remove(
@@ -201,7 +202,7 @@ impl Admin for Server {
     ) -> Result<Response<pb::RemoveResponse>, Status> {
         let ask = self.remove_command(request.get_ref())?;
         let left = !request.get_ref().force;
-        change!(self, request, remove, ask, |_| Ok(pb::RemoveResponse { left }))
+        routed!(self, request, remove, ask, |_| Ok(pb::RemoveResponse { left }))
     }
 
     async fn configure(
@@ -212,7 +213,7 @@ impl Admin for Server {
         change::check_lease(configure.lease_ms)?;
         let operator = request.get_ref().operator.as_ref();
         let ask = guarded(operator, Command::Configure(configure));
-        change!(self, request, configure, ask, |_| Ok(self.settings()))
+        routed!(self, request, configure, ask, |_| Ok(self.settings()))
     }
 
     async fn transfer_leader(
@@ -227,7 +228,7 @@ impl Admin for Server {
         request: Request<pb::ReportDeathRequest>,
     ) -> Result<Response<pb::ReportDeathResponse>, Status> {
         let ask = change::report_death(request.get_ref())?;
-        change!(self, request, report_death, ask, change::death_reported)
+        routed!(self, request, report_death, ask, change::death_reported)
     }
 
     async fn acquire_operator_epoch(
@@ -235,7 +236,7 @@ impl Admin for Server {
         request: Request<pb::AcquireOperatorEpochRequest>,
     ) -> Result<Response<pb::AcquireOperatorEpochResponse>, Status> {
         let ask = Ask::Propose(Command::AcquireOperatorEpoch);
-        change!(self, request, acquire_operator_epoch, ask, change::epoch_acquired)
+        routed!(self, request, acquire_operator_epoch, ask, change::epoch_acquired)
     }
 
     async fn snapshot(
@@ -250,7 +251,7 @@ impl Admin for Server {
         request: Request<pb::StopAllRequest>,
     ) -> Result<Response<pb::StopAllResponse>, Status> {
         let ask = guarded(request.get_ref().operator.as_ref(), Command::StopAll);
-        change!(self, request, stop_all, ask, |_| Ok(pb::StopAllResponse {}))
+        routed!(self, request, stop_all, ask, |_| Ok(pb::StopAllResponse {}))
     }
 
     async fn watch_status(

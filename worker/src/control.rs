@@ -46,6 +46,10 @@ pub struct Config {
     pub node: NodeId,
     /// Names that may join before the cluster is formed.
     pub founding: Vec<String>,
+    /// Size of the founding set.
+    pub founding_size: usize,
+    /// The first entry of the cluster, on its founder.
+    pub found: Option<Command>,
 }
 
 /// Asks the leader's loop of this node.
@@ -66,19 +70,25 @@ impl Handle {
 /// A proposal that came back, or did not.
 pub(super) struct Done {
     kind: leader::Kind,
-    result: Result<raft::Proposed, raft::ProposeError>,
+    result: Result<raft::Response, raft::ProposeError>,
 }
 
 pub struct Control {
     config: Config,
     raft: raft::Handle,
-    table: Arc<Table>,
+    table: Table,
     inbox: mpsc::Receiver<Envelope>,
-    applied: broadcast::Receiver<Applied>,
+    applied: broadcast::Receiver<Arc<Applied>>,
     proposals: FuturesUnordered<BoxFuture<'static, Done>>,
     /// Kept on every node, so that a new leader has them already.
     memory: Memory,
+    /// Index of the table that each node reported with its last renewal.
+    tables: BTreeMap<NodeId, LogIndex>,
+    /// Nothing is assigned before.
+    assign_after: Option<Timestamp>,
     term: Option<Term>,
+    changing: Option<tokio::task::JoinHandle<()>>,
+    transferring: Option<tokio::task::JoinHandle<()>>,
 }
 
 /// What every member remembers of the entries it applied, on its own clocks.
@@ -86,14 +96,16 @@ pub(super) struct Memory {
     pub expiry: Expiry,
     pub repeats: Repeats,
     pub history: History,
+    /// The lease in force.
+    pub lease: Lease,
     lives: BTreeMap<NodeId, Life>,
     previous_lease: Option<(u32, LogIndex)>,
 }
 
 impl Control {
-    pub fn new(config: Config, raft: raft::Handle, table: Arc<Table>) -> (Self, Handle) {
+    pub fn new(config: Config, raft: raft::Handle, table: Table) -> (Self, Handle) {
         let (sender, inbox) = mpsc::channel(INBOX);
-        let applied = table.subscribe();
+        let applied = table.feed();
         let memory = Memory::restored(&table, clock::now());
         let control = Self {
             config,
@@ -103,7 +115,11 @@ impl Control {
             applied,
             proposals: FuturesUnordered::new(),
             memory,
+            tables: BTreeMap::new(),
+            assign_after: None,
             term: None,
+            changing: None,
+            transferring: None,
         };
         (control, Handle { inbox: sender })
     }
@@ -112,7 +128,8 @@ impl Control {
         let mut leadership = self.raft.leadership();
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        self.on_leadership(&leadership.borrow_and_update().clone());
+        let first = *leadership.borrow_and_update();
+        self.on_leadership(first);
         loop {
             tokio::select! {
                 biased;
@@ -121,8 +138,8 @@ impl Control {
                     if changed.is_err() {
                         return;
                     }
-                    let now_led = leadership.borrow_and_update().clone();
-                    self.on_leadership(&now_led);
+                    let now_led = *leadership.borrow_and_update();
+                    self.on_leadership(now_led);
                 }
                 applied = self.applied.recv() => self.on_applied(applied),
                 Some(done) = self.proposals.next() => self.on_done(done),
@@ -132,23 +149,25 @@ impl Control {
         }
     }
 
-    fn on_leadership(&mut self, leadership: &raft::Leadership) {
-        match (leadership.established, &self.term) {
-            (Some(index), term) if term.as_ref().is_none_or(|term| term.number != leadership.term) => {
-                info!(node = %self.config.node, term = leadership.term, "leads");
-                self.term = Some(self.new_term(leadership.term, index));
+    fn on_leadership(&mut self, leadership: raft::Leadership) {
+        match leadership.ready {
+            Some((index, at)) if leadership.is_leader => {
+                if self.term.as_ref().is_none_or(|term| term.number != leadership.term) {
+                    info!(node = %self.config.node, term = leadership.term, "leads");
+                    self.term = Some(self.new_term(leadership.term, index, at));
+                }
             }
-            (None, Some(_)) => {
-                info!(node = %self.config.node, leader = ?leadership.leader, "leads no more");
-                self.term = None;
+            Some(_) | None => {
+                if self.term.take().is_some() {
+                    info!(node = %self.config.node, leader = ?leadership.leader, "leads no more");
+                }
             }
-            (Some(_), _) | (None, None) => {}
         }
     }
 
-    fn on_applied(&mut self, applied: Result<Applied, broadcast::error::RecvError>) {
+    fn on_applied(&mut self, applied: Result<Arc<Applied>, broadcast::error::RecvError>) {
         match applied {
-            Ok(applied) if applied.installed => {
+            Ok(applied) if applied.install => {
                 self.memory = Memory::restored(&self.table, applied.at);
                 self.rebuild_moves(applied.at);
             }
@@ -197,6 +216,7 @@ impl Memory {
             expiry,
             repeats: Repeats::default(),
             history,
+            lease,
             lives: registry.nodes().map(|(id, node)| (id, node.life)).collect(),
             previous_lease: settings.previous_lease,
         }
@@ -205,6 +225,7 @@ impl Memory {
     fn on(&mut self, applied: &Applied, table: &Table) {
         let registry = table.registry();
         let lease = lease(applied.lease_ms);
+        self.lease = lease;
         self.history.record(applied.index, lease, applied.at);
         if !applied.changes.renewed.is_empty() {
             let nodes = &applied.changes.renewed;

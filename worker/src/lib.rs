@@ -3,8 +3,10 @@
 //! A component is `Config → new() → run(shutdown)` plus a cheap handle; channels never
 //! leave their module, every queue is bounded.
 
+pub mod admin;
 pub mod call;
 pub mod config;
+pub mod control;
 pub mod env;
 pub mod forward;
 pub mod host;
@@ -13,5 +15,6 @@ pub mod identity;
 pub mod mutant;
 pub mod peer;
 pub mod raft;
+pub mod session;
 pub mod table;
 pub mod wire;

@@ -12,15 +12,16 @@ mod server;
 use std::{sync::Arc, time::Duration};
 
 use futures::{StreamExt as _, future::BoxFuture, stream::FuturesUnordered};
+use parking_lot::Mutex;
 use shoal_core::{
     id::{Incarnation, NodeId},
     session::{
-        holder::{Action, Answer, Call, Event, Holder, OwnRow, RequestId, Why},
+        holder::{Action, Answer, Event, Holder, OwnRow, Why},
         lease::Lease,
     },
 };
 use tokio::sync::{mpsc, watch};
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 pub use client::{Client, Error};
 pub use health::Probe;
@@ -90,10 +91,10 @@ pub struct Config {
 
 pub struct Session {
     config: Config,
-    identity: Arc<Identity>,
-    table: Arc<Table>,
+    identity: Arc<Mutex<Identity>>,
+    table: Table,
     shards: Shards,
-    right: Arc<Right>,
+    right: Right,
     client: Client,
     probe: Probe,
     holder: Holder,
@@ -106,10 +107,10 @@ pub struct Session {
 impl Session {
     pub fn new(
         config: Config,
-        identity: Arc<Identity>,
-        table: Arc<Table>,
+        identity: Arc<Mutex<Identity>>,
+        table: Table,
         shards: Shards,
-        right: Arc<Right>,
+        right: Right,
         client: Client,
         probe: Probe,
     ) -> (Self, Handle) {
@@ -205,7 +206,9 @@ impl Session {
                         Event::Answered { request, answer }
                     }));
                 }
-                Action::ServeUntil { right } => self.right.extend(right),
+                Action::ServeUntil { right } => {
+                    self.right.extend(right);
+                }
                 Action::StopServing => {
                     warn!(node = %self.config.node, "the right to serve has ended");
                     self.right.revoke();
@@ -237,7 +240,18 @@ impl Session {
         let shards = self.shards.clone();
         let state = self.state.clone();
         self.pending.push(Box::pin(async move {
-            let incarnation = identity.next_incarnation().await;
+            let drawn = tokio::task::spawn_blocking(move || identity.lock().next_incarnation());
+            let incarnation = match drawn.await {
+                Ok(Ok(incarnation)) => incarnation,
+                Ok(Err(error)) => {
+                    error!(%error, "no incarnation could be made durable");
+                    return std::future::pending().await;
+                }
+                Err(error) => {
+                    error!(%error, "no incarnation could be made durable");
+                    return std::future::pending().await;
+                }
+            };
             shards.begin_incarnation(incarnation).await;
             state.send_modify(|state| {
                 state.incarnation = incarnation;
@@ -261,7 +275,7 @@ impl Session {
 
 async fn sleep_until(wake_at: Option<shoal_core::id::Timestamp>) {
     match wake_at {
-        Some(instant) => tokio::time::sleep(instant.at_least_since(clock::now())).await,
+        Some(instant) => tokio::time::sleep(clock::now().until_maybe_past(instant)).await,
         None => std::future::pending().await,
     }
 }

@@ -1,6 +1,8 @@
 //! Between the messages of the wire and the types of this program.
 
+pub mod admin;
 pub mod handover;
 pub mod raft;
 pub mod registry;
+pub mod session;
 pub mod status;

@@ -118,9 +118,7 @@ impl Server {
         let (shard, to) = (ShardId(message.shard), NodeId(message.to));
         let ask = Ask::Move { shard, to };
         let routed = self
-            .route(&request, ask, |mut client, request| async move {
-                client.r#move(request).await
-            })
+            .route(&request, ask, |mut client, request| async move { client.r#move(request).await })
             .await?;
         let granted = match routed {
             Routed::There(response) => return Ok(response),
@@ -134,7 +132,11 @@ impl Server {
         Ok(Response::new(pb::MoveResponse { epoch }))
     }
 
-    async fn settled(&self, shard: ShardId, began: shoal_core::id::LogIndex) -> Result<u64, Status> {
+    async fn settled(
+        &self,
+        shard: ShardId,
+        began: shoal_core::id::LogIndex,
+    ) -> Result<u64, Status> {
         let mut map = self.inner.table.watch_map();
         loop {
             map.borrow_and_update();

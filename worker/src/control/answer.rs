@@ -2,7 +2,7 @@
 
 use shoal_core::{
     handoff,
-    id::{LogIndex, NodeId, ShardId, Timestamp},
+    id::{NodeId, ShardId, Timestamp},
     planner,
     registry::{self, Command, NodeInfo, Refused},
     session::{
@@ -112,7 +112,8 @@ impl Control {
                     may_reown: self.memory.repeats.may_reown(ask.node, now),
                 };
                 let lock = ask.lock.as_ref();
-                let asked = Ask { incarnation: ask.incarnation, lock, lock_is_local: lock.is_some() };
+                let asked =
+                    Ask { incarnation: ask.incarnation, lock, lock_is_local: lock.is_some() };
                 Ok(register::judge(row, asked, standing, now))
             }
             (None, _) | (_, None) => Err(Denied::Refused(Refused::UnknownNode(ask.node))),
@@ -202,6 +203,3 @@ impl Control {
         self.grant(reply, Outcome::Noted);
     }
 }
-
-/// Index of the table that each node reported with its last renewal.
-pub(super) type Tables = std::collections::BTreeMap<NodeId, LogIndex>;

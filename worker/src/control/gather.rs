@@ -4,8 +4,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use shoal_core::{
     id::{NodeId, Timestamp},
-    planner::{self, HeldBack, Plan, PlanInput, PlanNode, Standing},
-    registry::ShardRow,
+    planner::{self, HeldBack, Plan, PlanInput, Standing},
     session::{
         expiry::Expiry,
         fencing::{NodeFact, View},
@@ -67,30 +66,18 @@ impl Control {
         read: impl FnOnce(&PlanInput<'_>) -> R,
     ) -> R {
         let registry = self.table.registry();
-        let shards: Vec<ShardRow> = registry.shards().map(|(_, row)| *row).collect();
-        let nodes = registry.nodes().filter_map(|(id, node)| {
-            let held_back = held_back(&self.memory, self.tables(), id, now);
-            Some(PlanNode {
-                id,
-                incarnation: node.incarnation,
-                weight: node.info.weight,
-                revision: &node.info.revision,
-                standing: Standing::of(node, held_back, None)?,
-            })
-        });
-        let settings = registry.settings();
-        let cooldown = Duration::from_millis(settings.cooldown_ms.into());
+        let judge = |id| planner::Judgement {
+            held_back: held_back(&self.memory, &self.tables, id, now),
+            deadline: None,
+        };
+        let cooldown = Duration::from_millis(registry.settings().cooldown_ms.into());
+        let since_balance = self.since_balance(now);
         let input = PlanInput {
-            settings,
-            first_epoch: registry.cluster().first_epoch,
-            nodes: nodes.collect(),
-            newest_revision: planner::newest_revision(registry.nodes().map(|(_, node)| node)),
-            shards: &shards,
             backing_off: self.backing_off(now),
-            cooldown_left: self.since_balance(now).map_or(Duration::ZERO, |since| {
-                cooldown.saturating_sub(since)
-            }),
+            cooldown_left: since_balance
+                .map_or(Duration::ZERO, |since| cooldown.saturating_sub(since)),
             assigns_held: self.assigns_held(now),
+            ..PlanInput::of(&registry, judge)
         };
         read(&input)
     }
@@ -112,7 +99,8 @@ impl Control {
         /// Looked at again by the next tick that plans.
         const LOOK_AGAIN: Duration = Duration::from_millis(200);
         let comes_back = self.term.as_ref().is_some_and(|term| !term.fencing.may_assign_orphans());
-        let after_formed = self.assign_after.map_or(Duration::ZERO, |after| after.at_least_since(now));
+        let after_formed =
+            self.assign_after.map_or(Duration::ZERO, |after| after.at_least_since(now));
         if comes_back { after_formed.max(LOOK_AGAIN) } else { after_formed }
     }
 }

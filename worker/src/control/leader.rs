@@ -3,12 +3,18 @@
 use shoal_core::{
     handoff,
     id::{LogIndex, NodeId, Timestamp},
+    planner::{Plan, Reason},
     registry::{Assign, BeginMove, Command, Event, MAX_BATCH, MoveRef},
     session::fencing::{self, Fencing},
 };
 use tracing::{debug, info, warn};
 
-use super::{Control, Done, Denied, Granted, Outcome, gather, renewals::{Renewals, Waiter}, request::Reply, voters::Voters};
+use super::{
+    Control, Denied, Done, Granted, Outcome, gather,
+    renewals::{Renewals, Waiter},
+    request::Reply,
+    voters::Voters,
+};
 use crate::{env::clock, raft, table::Applied};
 
 /// Bulk entries in flight: renewals wait behind at most these.
@@ -36,7 +42,10 @@ pub(super) enum Kind {
     /// Somebody waits for the answer.
     Asked(Reply),
     Renewals(Vec<Waiter>),
-    Register { node: NodeId, reply: Reply },
+    Register {
+        node: NodeId,
+        reply: Reply,
+    },
     Fence(NodeId),
     /// Assignments and moves.
     Bulk,
@@ -45,7 +54,7 @@ pub(super) enum Kind {
 }
 
 impl Control {
-    pub(super) fn new_term(&mut self, number: u64, established: LogIndex) -> Term {
+    pub(super) fn new_term(&self, number: u64, established: LogIndex, at: Timestamp) -> Term {
         let now = clock::now();
         let facts = gather::facts(&self.table, &self.raft);
         let view = facts.view(&self.memory.expiry, self.config.node);
@@ -55,7 +64,7 @@ impl Control {
             fencing: Fencing::new(self.config.node, established, view, now),
             moves: handoff::Leader::rebuild(registry.shards().map(|(id, row)| (id, *row)), now),
             renewals: Renewals::default(),
-            voters: Voters::new(now),
+            voters: Voters::new(at),
             bulk_in_flight: 0,
             plan_dirty: true,
             last_balance: None,
@@ -68,7 +77,8 @@ impl Control {
     pub(super) fn rebuild_moves(&mut self, now: Timestamp) {
         if let Some(term) = &mut self.term {
             let registry = self.table.registry();
-            term.moves = handoff::Leader::rebuild(registry.shards().map(|(id, row)| (id, *row)), now);
+            term.moves =
+                handoff::Leader::rebuild(registry.shards().map(|(id, row)| (id, *row)), now);
             term.plan_dirty = true;
         }
     }
@@ -165,7 +175,7 @@ impl Control {
         let Some(term) = &mut self.term else { return };
         // A refusal that time lifts must be looked at again; the rest waits for a change.
         term.plan_dirty = wait;
-        if plan.is_balancing() {
+        if is_balancing(&plan) {
             term.last_balance = Some(now);
         }
         let assigns: Vec<Assign> = plan.assigns.iter().map(|planned| planned.assign).collect();
@@ -173,10 +183,10 @@ impl Control {
         for line in plan.moves.iter() {
             debug!(shard = %line.begin.shard, to = %line.begin.target, reason = ?line.reason, "moves");
         }
-        let batches = assigns
-            .chunks(MAX_BATCH)
-            .map(|items| Command::Assign { items: items.to_vec() })
-            .chain(moves.chunks(MAX_BATCH).map(|items| Command::BeginMove { items: items.to_vec() }));
+        let batches =
+            assigns.chunks(MAX_BATCH).map(|items| Command::Assign { items: items.to_vec() }).chain(
+                moves.chunks(MAX_BATCH).map(|items| Command::BeginMove { items: items.to_vec() }),
+            );
         let batches: Vec<_> = batches.take(BULK_IN_FLIGHT).collect();
         if !batches.is_empty() {
             term.plan_dirty = true;
@@ -265,6 +275,10 @@ impl Control {
     }
 }
 
+fn is_balancing(plan: &Plan) -> bool {
+    plan.moves.iter().any(|planned| matches!(planned.reason, Reason::Balance { .. }))
+}
+
 fn log_items(what: &'static str, answer: Result<(LogIndex, Event), Denied>) {
     match answer {
         Ok((index, Event::Items { refused })) => {
@@ -300,7 +314,9 @@ fn respond(reply: Reply, answer: Result<(LogIndex, Event), Denied>, lease_ms: u3
 pub(super) fn denied(error: raft::ProposeError) -> Denied {
     match error {
         raft::ProposeError::NotLeader { leader } => Denied::NotLeader { leader },
-        raft::ProposeError::Unavailable(why) => Denied::Later(why),
-        raft::ProposeError::Fatal(why) => Denied::Later(why),
+        raft::ProposeError::TooLarge(_) => Denied::Impossible(error.to_string()),
+        raft::ProposeError::Unavailable | raft::ProposeError::Fatal(_) => {
+            Denied::Later(error.to_string())
+        }
     }
 }

@@ -73,11 +73,9 @@ impl Control {
             None => Refused::UnknownNode(node),
             Some(row) if row.life.is_left() => Refused::NodeLeft(node),
             Some(row) if row.marked => Refused::Marked(node),
-            Some(row) if row.incarnation != incarnation => Refused::StaleIncarnation {
-                node,
-                seen: incarnation,
-                current: row.incarnation,
-            },
+            Some(row) if row.incarnation != incarnation => {
+                Refused::StaleIncarnation { node, seen: incarnation, current: row.incarnation }
+            }
             Some(row) if row.life.is_closed() => Refused::Closed(node),
             Some(_) => Refused::NotUp(node),
         })

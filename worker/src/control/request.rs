@@ -18,7 +18,10 @@ pub(super) type Reply = oneshot::Sender<Result<Granted, Denied>>;
 
 #[derive(Debug)]
 pub enum Request {
-    Join { info: NodeInfo, directory: u128 },
+    Join {
+        info: NodeInfo,
+        directory: u128,
+    },
     Register(Register),
     Renew(Renew),
     /// What an owner says of a move.
@@ -26,8 +29,13 @@ pub enum Request {
     /// A command whose author saw all that it names.
     Propose(Command),
     /// Somebody wants this shard on this node.
-    Move { shard: ShardId, to: NodeId },
-    TransferLeader { to: Option<NodeId> },
+    Move {
+        shard: ShardId,
+        to: NodeId,
+    },
+    TransferLeader {
+        to: Option<NodeId>,
+    },
     /// What would be done now.
     Plan,
     /// Commits an empty entry: whatever is read afterwards is not older than this request.

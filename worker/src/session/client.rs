@@ -40,7 +40,7 @@ struct Inner {
     node: NodeId,
     info: NodeInfo,
     lock: Option<LockId>,
-    table: Arc<Table>,
+    table: Table,
     channels: Channels,
     /// The member asked last.
     usual: Mutex<NodeId>,
@@ -51,7 +51,7 @@ impl Client {
         node: NodeId,
         info: NodeInfo,
         lock: Option<LockId>,
-        table: Arc<Table>,
+        table: Table,
         channels: Channels,
     ) -> Self {
         let usual = Mutex::new(node);
@@ -78,8 +78,11 @@ impl Client {
     /// Asks that this incarnation's shards be handed over.
     pub async fn drain_restart(&self, incarnation: Incarnation) -> Result<(), Error> {
         let request = self.leave_request(incarnation);
-        self.insist(|mut client, request| async move { client.drain_restart(request).await }, request)
-            .await
+        self.insist(
+            |mut client, request| async move { client.drain_restart(request).await },
+            request,
+        )
+        .await
     }
 
     /// Ends this incarnation's session; refused while it owns or receives a shard.
@@ -93,7 +96,7 @@ impl Client {
         let mut request = wire::report(&report);
         request.hop = Some(self.hop());
         let member = self.choose(Via::Usual);
-        let channel = self.channel(member).ok_or(Error::NoLeader)?;
+        let mut channel = self.channel(member).ok_or(Error::NoLeader)?;
         let response = channel.report(request).await.map_err(|_| {
             self.choose(Via::Another);
             Error::NoLeader
@@ -148,7 +151,8 @@ impl Client {
         for attempt in 0..ATTEMPTS {
             let via = if attempt == 0 { Via::Usual } else { Via::Another };
             if let Some(client) = self.channel(self.choose(via)) {
-                let sent = tokio::time::timeout(Duration::from_secs(1), send(client, request.clone()));
+                let sent =
+                    tokio::time::timeout(Duration::from_secs(1), send(client, request.clone()));
                 if let Ok(Ok(response)) = sent.await {
                     match self.accept(response.into_inner()) {
                         Ok(()) => return Ok(()),
@@ -189,8 +193,11 @@ impl Client {
             Via::Member(member) => *usual = member,
             Via::Another => {
                 let registry = self.inner.table.registry();
-                let live: Vec<_> =
-                    registry.nodes().filter(|(_, node)| node.life.is_up()).map(|(id, _)| id).collect();
+                let live: Vec<_> = registry
+                    .nodes()
+                    .filter(|(_, node)| node.life.is_up())
+                    .map(|(id, _)| id)
+                    .collect();
                 let after = live.iter().find(|id| **id > *usual).or(live.first());
                 *usual = after.copied().unwrap_or(self.inner.node);
             }
@@ -199,7 +206,7 @@ impl Client {
     }
 
     fn channel(&self, member: NodeId) -> Option<SessionClient<Channel>> {
-        self.inner.channels.channel(member, Purpose::Session).map(SessionClient::new)
+        self.inner.channels.channel(member, Purpose::Session).ok().map(SessionClient::new)
     }
 
     fn hop(&self) -> pb::Hop {

@@ -1,7 +1,5 @@
 //! Answers session requests on every node: the leader itself, the others by asking it once.
 
-use std::sync::Arc;
-
 use shoal_core::{
     id::{ClusterId, NodeId},
     registry::Command,
@@ -21,13 +19,13 @@ use crate::{
 type Answer = Result<Response<pb::SessionResponse>, Status>;
 
 pub struct Server {
-    table: Arc<Table>,
+    table: Table,
     control: control::Handle,
     channels: Channels,
 }
 
 impl Server {
-    pub fn new(table: Arc<Table>, control: control::Handle, channels: Channels) -> Self {
+    pub fn new(table: Table, control: control::Handle, channels: Channels) -> Self {
         Self { table, control, channels }
     }
 
@@ -61,7 +59,7 @@ impl Server {
         };
         let hop = hop.filter(|hop| !hop.forwarded);
         if let (Some(leader), Some(hop)) = (leader, hop) {
-            if let Some(channel) = self.channels.channel(leader, Purpose::Session) {
+            if let Ok(channel) = self.channels.channel(leader, Purpose::Session) {
                 let hop = pb::Hop { forwarded: true, ..hop };
                 match forward(SessionClient::new(channel), hop).await {
                     Err(status) if status.code() == Code::Unavailable => {}

@@ -6,7 +6,6 @@ use shoal_core::{
     registry::{
         Configure, Drain, Holding, Life, Node, Rebalance, Refused, Registry, Settings, ShardRow,
     },
-
 };
 use shoal_proto::shoal::admin::v1 as pb;
 use tonic::Status;
@@ -31,7 +30,7 @@ fn drain(drain: Drain) -> &'static str {
     }
 }
 
-fn role(id: NodeId, leader: Option<NodeId>, membership: &raft::Membership) -> &'static str {
+fn role(id: NodeId, leader: Option<NodeId>, membership: &raft::Members) -> &'static str {
     if Some(id) == leader {
         "leader"
     } else if membership.voters.contains(&id) {
@@ -48,7 +47,7 @@ pub fn node(
     node: &Node,
     registry: &Registry,
     leader: Option<NodeId>,
-    membership: &raft::Membership,
+    membership: &raft::Members,
 ) -> pb::Node {
     let held = registry.held(id);
     pb::Node {
@@ -132,7 +131,8 @@ pub fn read_configure(message: &pb::ConfigureRequest) -> Result<Configure, Statu
 }
 
 pub fn counts(registry: &Registry) -> pb::ShardCounts {
-    let mut counts = pb::ShardCounts { total: registry.settings().shard_count, ..Default::default() };
+    let mut counts =
+        pb::ShardCounts { total: registry.settings().shard_count, ..Default::default() };
     for (_, row) in registry.shards() {
         match row.holding {
             Holding::Owned { .. } => counts.assigned += 1,
@@ -154,13 +154,13 @@ pub fn plan(plan: &Plan) -> pb::PlanResponse {
         shard: planned.assign.shard.0,
         from: 0,
         to: planned.assign.target.0,
-        reason: planned.reason.to_string(),
+        reason: planned.to_string(),
     });
     let moves = plan.moves.iter().map(|planned: &PlannedMove| pb::PlannedMove {
         shard: planned.begin.shard.0,
         from: planned.from.0,
         to: planned.begin.target.0,
-        reason: planned.reason.to_string(),
+        reason: planned.to_string(),
     });
     let refusals = plan.report.refusals.iter().map(|refusal| pb::PlanRefusal {
         shards: refusal.shards,

@@ -208,9 +208,9 @@ fn why(denied: &Denied) -> pb::rejected::Why {
             Refused::Closed(_) => Why::Closed,
             Refused::StaleIncarnation { .. } | Refused::NotUp(_) => Why::Stale,
             Refused::NameInUse { .. } => Why::NameInUse,
-            Refused::RestoredCopy { .. } | Refused::LevelTooLow { .. } | Refused::UnknownNode(_) => {
-                Why::Identity
-            }
+            Refused::RestoredCopy { .. }
+            | Refused::LevelTooLow { .. }
+            | Refused::UnknownNode(_) => Why::Identity,
             Refused::Renewed { .. } | Refused::NotFormed | Refused::NotFounded => Why::Retry,
             _ => Why::Refused,
         },
@@ -222,18 +222,15 @@ pub fn read_answer(response: pb::SessionResponse) -> holder::Answer {
     use pb::session_response::Result as Answer;
     match response.result {
         Some(Answer::Accepted(accepted)) => match Lease::from_millis(accepted.lease_ms) {
-            Ok(lease) => holder::Answer::Granted {
-                index: shoal_core::id::LogIndex(accepted.index),
-                lease,
-            },
+            Ok(lease) => {
+                holder::Answer::Granted { index: shoal_core::id::LogIndex(accepted.index), lease }
+            }
             Err(_) => holder::Answer::Failed,
         },
         Some(Answer::NotLeader(not)) => holder::Answer::NotLeader {
             hint: Some(NodeId(not.leader)).filter(|leader| leader.0 != 0),
         },
-        Some(Answer::Rejected(rejected)) => {
-            holder::Answer::Refused(read_refusal(rejected.why()))
-        }
+        Some(Answer::Rejected(rejected)) => holder::Answer::Refused(read_refusal(rejected.why())),
         None => holder::Answer::Failed,
     }
 }

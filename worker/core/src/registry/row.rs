@@ -68,6 +68,20 @@ pub enum Life {
     Left,
 }
 
+impl Life {
+    pub fn is_up(self) -> bool {
+        self == Self::Up
+    }
+
+    pub fn is_closed(self) -> bool {
+        self == Self::Closed
+    }
+
+    pub fn is_left(self) -> bool {
+        self == Self::Left
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Drain {
     None,

@@ -41,6 +41,13 @@ pub struct Elections {
     pub heartbeat: Duration,
 }
 
+impl Default for Lease {
+    /// Three seconds, as a cluster is founded where nothing else is said.
+    fn default() -> Self {
+        Self(Duration::from_secs(3))
+    }
+}
+
 impl Lease {
     pub fn from_millis(millis: u32) -> Result<Self, Error> {
         let lease = Self(Duration::from_millis(millis.into()));

@@ -61,12 +61,12 @@ fn write_body(command: &Command) -> Body {
         Command::StopAll => Body::StopAll(proto::Nothing {}),
         Command::Mark { node } => Body::Mark(write_node_ref(*node)),
         Command::Remove { node, incarnation } => Body::Remove(write_session(*node, *incarnation)),
-        Command::Assign { items } => Body::Assign(proto::Targets {
-            items: items.iter().map(write_assign).collect(),
-        }),
-        Command::BeginMove { items } => Body::BeginMove(proto::Targets {
-            items: items.iter().map(write_begin).collect(),
-        }),
+        Command::Assign { items } => {
+            Body::Assign(proto::Targets { items: items.iter().map(write_assign).collect() })
+        }
+        Command::BeginMove { items } => {
+            Body::BeginMove(proto::Targets { items: items.iter().map(write_begin).collect() })
+        }
         Command::CommitMove { items } => Body::CommitMove(write_moves(items)),
         Command::AbortMove { items } => Body::AbortMove(write_moves(items)),
         Command::Configure(configure) => Body::Configure(write_configure(configure)),
@@ -123,7 +123,9 @@ pub fn read(command: proto::Command) -> Result<Command, Error> {
         Body::BeginMove(targets) => {
             Command::BeginMove { items: read_each(targets.items, read_begin)? }
         }
-        Body::CommitMove(moves) => Command::CommitMove { items: read_each(moves.items, read_move)? },
+        Body::CommitMove(moves) => {
+            Command::CommitMove { items: read_each(moves.items, read_move)? }
+        }
         Body::AbortMove(moves) => Command::AbortMove { items: read_each(moves.items, read_move)? },
         Body::Configure(configure) => Command::Configure(read_configure(configure)?),
         Body::SettleLease(settle) => Command::SettleLease {

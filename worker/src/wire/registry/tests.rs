@@ -69,8 +69,15 @@ fn targets() -> impl Strategy<Value = Vec<((ShardId, Epoch), (NodeId, Incarnatio
 fn configure() -> impl Strategy<Value = Configure> {
     let numbers = any::<[Option<u32>; 7]>();
     (numbers, option::of(rebalance())).prop_map(|(numbers, rebalance)| {
-        let [lease_ms, max_moves, max_moves_per_node, cooldown_ms, max_voters, max_learners, shard_count] =
-            numbers;
+        let [
+            lease_ms,
+            max_moves,
+            max_moves_per_node,
+            cooldown_ms,
+            max_voters,
+            max_learners,
+            shard_count,
+        ] = numbers;
         Configure {
             lease_ms,
             rebalance,
@@ -209,8 +216,11 @@ fn node() -> impl Strategy<Value = (NodeId, Node)> {
 
 fn shard() -> impl Strategy<Value = (ShardId, ShardRow)> {
     let via = || option::of(any::<u64>().prop_map(MoveId));
-    let owned = (session(), via())
-        .prop_map(|((node, incarnation), via)| Holding::Owned { node, incarnation, via });
+    let owned = (session(), via()).prop_map(|((node, incarnation), via)| Holding::Owned {
+        node,
+        incarnation,
+        via,
+    });
     let moving = (session(), via(), session(), any::<u64>()).prop_map(
         |((node, incarnation), via, (target, target_incarnation), id)| Holding::Moving {
             node,
@@ -232,8 +242,15 @@ fn settings() -> impl Strategy<Value = Settings> {
     let previous = option::of((any::<u32>(), index()));
     (numbers, previous, 0..=FEATURE_LEVEL, any::<u64>(), rebalance()).prop_map(
         |(numbers, previous_lease, feature_level, operator_epoch, rebalance)| {
-            let [shard_count, lease_ms, max_moves, max_moves_per_node, cooldown_ms, max_voters, max_learners] =
-                numbers;
+            let [
+                shard_count,
+                lease_ms,
+                max_moves,
+                max_moves_per_node,
+                cooldown_ms,
+                max_voters,
+                max_learners,
+            ] = numbers;
             Settings {
                 shard_count,
                 lease_ms,

@@ -1,0 +1,157 @@
+//! Asks the autopilot who should vote and carries its answer to Raft.
+
+use std::collections::BTreeMap;
+
+use shoal_core::{
+    autopilot::{self, Autopilot, Change, Contact},
+    id::{LogIndex, NodeId, Timestamp},
+    registry::Drain,
+};
+use tracing::{debug, info};
+
+use super::Control;
+use crate::{
+    env::clock,
+    raft::{Member, Members},
+};
+
+/// The autopilot's memory of one leadership, and when it is asked next.
+pub(super) struct Voters {
+    autopilot: Autopilot,
+    leader_since: Timestamp,
+    next: Timestamp,
+}
+
+/// Contacts are judged by the second.
+const EVERY: std::time::Duration = std::time::Duration::from_millis(200);
+
+impl Voters {
+    pub fn new(leader_since: Timestamp) -> Self {
+        Self { autopilot: Autopilot::default(), leader_since, next: leader_since }
+    }
+}
+
+impl Control {
+    pub(super) fn tick_voters(&mut self, now: Timestamp) {
+        let members = self.raft.membership();
+        let Some(term) = &mut self.term else { return };
+        if !now.surely_past(term.voters.next) {
+            return;
+        }
+        term.voters.next = now.plus(EVERY);
+        let registry = self.table.registry();
+        if !registry.founded() {
+            return;
+        }
+        let contacts = self.raft.followers().into_iter().filter_map(|follower| {
+            let silent = follower.silent?;
+            let heard =
+                Timestamp::new(now.boottime.saturating_sub(silent), now.raw.saturating_sub(silent));
+            let matched = follower.matched.unwrap_or_default();
+            Some((follower.node, Contact { heard, matched }))
+        });
+        let membership = membership(&members);
+        let input = autopilot::Input {
+            me: self.config.node,
+            leader_since: term.voters.leader_since,
+            founding: (!registry.formed()).then_some(self.config.founding_size),
+            settings: registry.settings(),
+            nodes: registry.nodes().collect(),
+            membership: &membership,
+            last: registry.applied(),
+            contacts: contacts.collect(),
+        };
+        let decision = term.voters.autopilot.next(&input, now);
+        // One of several voters that goes for a restart leads no more when it goes.
+        let mine = registry.node(self.config.node);
+        let restarts = mine.is_some_and(|node| matches!(node.drain, Drain::Restart(_)));
+        let names: BTreeMap<NodeId, Member> = registry
+            .nodes()
+            .map(|(id, node)| {
+                let raft_address = node.info.addresses.raft.clone();
+                (id, Member { name: node.info.name.clone(), raft_address })
+            })
+            .collect();
+        drop(registry);
+        match decision.change {
+            Some(Change::Membership { voters, learners, why }) => {
+                info!(?voters, ?learners, %why, "changes the membership");
+                let learners = learners
+                    .into_iter()
+                    .filter_map(|id| Some((id, names.get(&id)?.clone())))
+                    .collect();
+                self.change_members(voters, learners, &members);
+            }
+            Some(Change::TransferLeadership { to }) => self.transfer(to),
+            None if restarts => {
+                if let Some(to) = self.successor() {
+                    self.transfer(to);
+                }
+            }
+            None => {}
+        }
+    }
+
+    /// One change at a time: the next is decided on what this one made of the membership.
+    fn change_members(
+        &mut self,
+        voters: std::collections::BTreeSet<NodeId>,
+        learners: BTreeMap<NodeId, Member>,
+        members: &Members,
+    ) {
+        let expected = members.entry;
+        if self.changing.as_ref().is_some_and(|task| !task.is_finished()) {
+            return;
+        }
+        let raft = self.raft.clone();
+        self.changing = Some(tokio::spawn(async move {
+            if let Err(why) = raft.change_membership(voters, learners, expected).await {
+                debug!(%why, "the membership did not change");
+            }
+        }));
+    }
+
+    /// The voter that holds the most of the log, heard within the last second.
+    pub(super) fn successor(&self) -> Option<NodeId> {
+        const HEARD_WITHIN: std::time::Duration = std::time::Duration::from_secs(1);
+        let members = self.raft.membership();
+        let registry = self.table.registry();
+        self.raft
+            .followers()
+            .into_iter()
+            .filter(|one| members.voters.contains(&one.node))
+            .filter(|one| one.silent.is_some_and(|silent| silent < HEARD_WITHIN))
+            .filter(|one| {
+                registry
+                    .node(one.node)
+                    .is_some_and(|node| node.life.is_up() && node.drain == Drain::None)
+            })
+            .max_by_key(|one| (one.matched.unwrap_or(LogIndex(0)), std::cmp::Reverse(one.node)))
+            .map(|one| one.node)
+    }
+
+    pub(super) fn transfer(&mut self, to: NodeId) {
+        if self.transferring.as_ref().is_some_and(|task| !task.is_finished()) {
+            return;
+        }
+        let raft = self.raft.clone();
+        self.transferring = Some(tokio::spawn(async move {
+            let began = clock::now();
+            match raft.transfer_leader(to).await {
+                Ok(()) => {
+                    info!(%to, took = ?clock::now().at_most_since(began), "handed leadership over")
+                }
+                Err(why) => info!(%to, %why, "leadership stays"),
+            }
+        }));
+    }
+}
+
+fn membership(members: &Members) -> autopilot::Membership {
+    autopilot::Membership {
+        voters: members.voters.clone(),
+        next_voters: members.joint.then(|| members.voters.clone()),
+        learners: members.learners.clone(),
+        committed: members.committed,
+    }
+}

@@ -1,0 +1,101 @@
+//! Ends this process's session on purpose: hand over, close, or close in place.
+
+use std::time::Duration;
+
+use shoal_core::{
+    id::{Incarnation, NodeId},
+    registry::{Drain, Life},
+};
+use tracing::{info, warn};
+
+use super::{Client, Handle};
+use crate::table::Table;
+
+/// Kept back of the budget for closing in place and for ending connections.
+const RESERVE: Duration = Duration::from_secs(4);
+/// No target is left: looked at again so often, the map may not change meanwhile.
+const LOOK_AGAIN: Duration = Duration::from_millis(200);
+
+/// What became of the shards.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Left {
+    /// Handed over, session closed.
+    HandedOver,
+    /// Closed in place: unassigned until another node takes them.
+    InPlace,
+    /// It held no session.
+    Nothing,
+}
+
+/// Drains this incarnation, waits until it owns and receives nothing, closes the session.
+/// With nobody to take the shards, or `budget` nearly over, they are closed in place.
+pub async fn leave(
+    node: NodeId,
+    table: &Table,
+    client: &Client,
+    session: &Handle,
+    budget: Duration,
+) -> Left {
+    let incarnation = session.state().borrow().incarnation;
+    let standing = standing(table, node, incarnation);
+    if standing == Standing::Nothing {
+        session.told_to_stop().await;
+        session.give_up().await;
+        return Left::Nothing;
+    }
+    if let Err(error) = client.drain_restart(incarnation).await {
+        warn!(%error, "the drain was not accepted");
+    }
+    let patience = budget.saturating_sub(RESERVE);
+    let empty = tokio::time::timeout(patience, emptied(node, incarnation, table)).await;
+    session.told_to_stop().await;
+    if empty == Ok(true) && client.close(incarnation).await.is_ok() {
+        info!(%node, "handed over and closed");
+        return Left::HandedOver;
+    }
+    session.give_up().await;
+    let mut state = session.state();
+    let ended = state.wait_for(|state| state.exit.is_some());
+    if tokio::time::timeout(RESERVE / 2, ended).await.is_err() {
+        warn!(%node, "shards could not be closed in place in time");
+    }
+    Left::InPlace
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Standing {
+    Nothing,
+    Holds,
+    Empty,
+    /// It holds shards that nobody may take.
+    NoTarget,
+}
+
+fn standing(table: &Table, node: NodeId, incarnation: Incarnation) -> Standing {
+    let registry = table.registry();
+    let mine =
+        registry.node(node).filter(|row| row.life == Life::Up && row.incarnation == incarnation);
+    let Some(row) = mine else { return Standing::Nothing };
+    let held = registry.held(node);
+    if held.owned == 0 && held.receiving == 0 {
+        // Empty only counts once nothing can be assigned any more.
+        return if row.drain == Drain::None { Standing::Holds } else { Standing::Empty };
+    }
+    let others = registry.nodes().any(|(id, _)| id != node && registry.is_target(id));
+    if others { Standing::Holds } else { Standing::NoTarget }
+}
+
+/// True once it holds nothing; false when nobody is left to take what it holds.
+async fn emptied(node: NodeId, incarnation: Incarnation, table: &Table) -> bool {
+    let mut map = table.watch_map();
+    loop {
+        map.borrow_and_update();
+        match standing(table, node, incarnation) {
+            Standing::Empty => return true,
+            Standing::Nothing | Standing::NoTarget => return false,
+            Standing::Holds => {}
+        }
+        // A closed channel only means that nothing changes any more.
+        let _ = tokio::time::timeout(LOOK_AGAIN, map.changed()).await;
+    }
+}
