@@ -5,8 +5,10 @@
 
 pub mod call;
 pub mod config;
+pub mod discovery;
 pub mod env;
 pub mod forward;
+pub mod found;
 pub mod host;
 pub mod identity;
 #[cfg(feature = "mutants")]

@@ -1,3 +1,4 @@
 //! Between the messages of the wire and the types of this program.
 
+pub mod found;
 pub mod status;
