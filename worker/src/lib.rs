@@ -6,9 +6,14 @@
 pub mod admin;
 pub mod call;
 pub mod config;
+<<<<<<< HEAD
 pub mod control;
+=======
+pub mod discovery;
+>>>>>>> found
 pub mod env;
 pub mod forward;
+pub mod found;
 pub mod host;
 pub mod identity;
 #[cfg(feature = "mutants")]

@@ -5,4 +5,5 @@ pub mod handover;
 pub mod raft;
 pub mod registry;
 pub mod session;
+pub mod found;
 pub mod status;

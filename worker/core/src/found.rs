@@ -169,13 +169,11 @@ impl Found {
             }
             Event::Answer { from, answer } => self.answer(&from, answer, now, &mut actions),
             Event::Persisted => self.persisted(now, &mut actions),
-            Event::Admitted { node } => self.admitted(node, &mut actions),
+            Event::Admitted { cluster, node } => self.admitted(cluster, node, &mut actions),
             Event::MembershipCommitted { voters } => self.voters = voters,
-            Event::FormedInLog => self.formed_in_log(now, &mut actions),
-            Event::FormedCommitted => {
-                self.formed_in_log(now, &mut actions);
-                self.log = Formed::Committed;
-            }
+            Event::FormedInLog => self.log = self.log.max(Formed::InLog),
+            Event::FormedCommitted => self.log = Formed::Committed,
+            Event::LeaveRefused => self.stay(now, &mut actions),
             Event::Confirmed { cluster } => self.confirmed = Some(cluster),
             Event::ForeignFormed { cluster, address } => {
                 actions.extend(self.foreign(cluster, address));
@@ -302,9 +300,9 @@ impl Found {
         Some(seen.address.clone())
     }
 
-    fn admitted(&mut self, node: NodeId, actions: &mut Vec<Action>) {
+    fn admitted(&mut self, cluster: ClusterId, node: NodeId, actions: &mut Vec<Action>) {
         let joined = self.directory.joined.clone();
-        if let Some(joined) = joined.filter(|j| j.node.is_none())
+        if let Some(joined) = joined.filter(|j| j.node.is_none() && j.cluster == cluster)
             && self.pending.is_none()
         {
             let next = self.directory.with_joined(Joined { node: Some(node), ..joined });
@@ -312,7 +310,7 @@ impl Found {
         }
     }
 
-    fn formed_in_log(&mut self, now: Timestamp, actions: &mut Vec<Action>) {
+    fn stay(&mut self, now: Timestamp, actions: &mut Vec<Action>) {
         self.log = self.log.max(Formed::InLog);
         if matches!(self.pending, Some(Pending::Leave(_))) {
             self.pending = None;

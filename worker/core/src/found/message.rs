@@ -102,8 +102,9 @@ pub enum Event {
     },
     /// The last `Persist` or `Leave` is on disk.
     Persisted,
-    /// The founder has admitted this directory.
+    /// A member of this cluster has admitted this directory.
     Admitted {
+        cluster: ClusterId,
         node: NodeId,
     },
     /// The directories that vote in the committed membership.
@@ -112,6 +113,8 @@ pub enum Event {
     },
     FormedInLog,
     FormedCommitted,
+    /// Instead of `Persisted` after `Leave`: Formed is in the log.
+    LeaveRefused,
     /// The operator has recorded this cluster id.
     Confirmed {
         cluster: ClusterId,
@@ -147,7 +150,7 @@ pub enum Action {
     /// Write and sync, then `Persisted`. Where it renounces the founder, first let the
     /// appends under way from it end: an answer must not overtake one of them.
     Persist(Directory),
-    /// Stop Raft; if the log holds Formed, say `FormedInLog`; else empty the log, write and
+    /// Stop Raft; if the log holds Formed, say `LeaveRefused`; else empty the log, write and
     /// sync this, then `Persisted`.
     Leave(Directory),
     /// Run as the founder: initialise the log as node 1 alone unless it has entries.

@@ -350,7 +350,7 @@ impl Sim {
             Action::Persist(next) => self.write(i, next),
             Action::Leave(next) => {
                 if self.nodes[i].disk.as_ref().unwrap().log.formed {
-                    self.event(i, Event::FormedInLog);
+                    self.event(i, Event::LeaveRefused);
                 } else {
                     self.trace(format!("{} leaves", self.nodes[i].name));
                     self.nodes[i].leaving = true;
@@ -539,11 +539,7 @@ impl Sim {
             Packet::RequestJoin(from, cluster, name, nonce) => {
                 self.admit(to, from, cluster, name, nonce);
             }
-            Packet::Admitted(cluster, node) => {
-                if self.directory(to).and_then(Directory::cluster) == Some(cluster) {
-                    self.event(to, Event::Admitted { node });
-                }
-            }
+            Packet::Admitted(cluster, node) => self.event(to, Event::Admitted { cluster, node }),
             Packet::Append(from, cluster, nonce, voters, formed, committed) => {
                 self.append(to, from, cluster, nonce, voters, formed, committed);
             }

@@ -1,0 +1,155 @@
+//! A fixed list of NODE_ADDRESSes: each is asked where its peers reach it, for ever.
+//!
+//! The answer is hearsay, for anyone may give it: it says where to ask, and no more [S21].
+
+use std::time::Duration;
+
+use futures::future::join_all;
+use shoal_proto::shoal::v1::{WhereIsPeerRequest, shoal_client::ShoalClient};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use super::PeerSet;
+use crate::{env::random, peer::Channels};
+
+/// A node in the same cluster answers well within it.
+const TIMEOUT: Duration = Duration::from_secs(1);
+/// While an address does not answer: from the first pause, doubling, to the longest.
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+/// Once it has answered; it may move.
+const AGAIN_AFTER: Duration = Duration::from_secs(5);
+/// Longest answer: an address and a cluster id.
+const MAX_ANSWER: usize = 4_096;
+/// Of one address, old ones included; more is not believed.
+const MAX_PER_ADDRESS: usize = 8;
+
+#[derive(Debug)]
+pub struct Fixed {
+    node_addresses: Vec<String>,
+    channels: Channels,
+    peers: watch::Sender<PeerSet>,
+}
+
+impl Fixed {
+    pub fn new(node_addresses: Vec<String>, channels: Channels) -> Self {
+        Self { node_addresses, channels, peers: watch::Sender::default() }
+    }
+
+    pub fn peers(&self) -> watch::Receiver<PeerSet> {
+        self.peers.subscribe()
+    }
+
+    pub async fn run(self, shutdown: CancellationToken) {
+        let all = join_all(self.node_addresses.iter().map(|address| self.follow(address)));
+        shutdown.run_until_cancelled(all).await;
+    }
+
+    async fn follow(&self, address: &str) {
+        let mut pause = FIRST_PAUSE;
+        loop {
+            match self.ask(address).await {
+                Ok(raft_address) => {
+                    pause = FIRST_PAUSE;
+                    self.learn(raft_address);
+                    tokio::time::sleep(AGAIN_AFTER).await;
+                }
+                Err(status) => {
+                    tracing::debug!(address, %status, "a peer does not say where it is");
+                    tokio::time::sleep(pause.mul_f64(0.5 + random::fraction() / 2.0)).await;
+                    pause = LONGEST_PAUSE.min(pause * 2);
+                }
+            }
+        }
+    }
+
+    async fn ask(&self, address: &str) -> Result<String, tonic::Status> {
+        let channel = self
+            .channels
+            .dial(address)
+            .map_err(|error| tonic::Status::invalid_argument(error.to_string()))?;
+        let mut client = ShoalClient::new(channel).max_decoding_message_size(MAX_ANSWER);
+        let asked = tokio::time::timeout(TIMEOUT, client.where_is_peer(WhereIsPeerRequest {}));
+        match asked.await {
+            Ok(answer) => Ok(answer?.into_inner().raft_address),
+            Err(_) => Err(tonic::Status::deadline_exceeded("no answer in time")),
+        }
+    }
+
+    fn learn(&self, raft_address: String) {
+        let most = MAX_PER_ADDRESS * self.node_addresses.len();
+        self.peers.send_if_modified(|peers| {
+            !raft_address.is_empty()
+                && peers.raft_addresses.len() < most
+                && peers.raft_addresses.insert(raft_address)
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::pin::Pin;
+
+    use futures::Stream;
+    use shoal_proto::shoal::v1::{
+        CallRequest, CallResponse, WatchRoutesRequest, WatchRoutesResponse, WhereIsPeerResponse,
+        shoal_server::{Shoal, ShoalServer},
+    };
+    use tonic::{Request, Response, Status};
+
+    use super::*;
+    use crate::{
+        env::net,
+        peer::{self, AddressBook},
+    };
+
+    struct DataPort;
+
+    #[tonic::async_trait]
+    impl Shoal for DataPort {
+        type WatchRoutesStream =
+            Pin<Box<dyn Stream<Item = Result<WatchRoutesResponse, Status>> + Send>>;
+
+        async fn call(&self, _: Request<CallRequest>) -> Result<Response<CallResponse>, Status> {
+            Err(Status::unimplemented("not asked here"))
+        }
+
+        async fn watch_routes(
+            &self,
+            _: Request<WatchRoutesRequest>,
+        ) -> Result<Response<Self::WatchRoutesStream>, Status> {
+            Err(Status::unimplemented("not asked here"))
+        }
+
+        async fn where_is_peer(
+            &self,
+            _: Request<WhereIsPeerRequest>,
+        ) -> Result<Response<WhereIsPeerResponse>, Status> {
+            let raft_address = "127.0.0.1:12000".to_owned();
+            Ok(Response::new(WhereIsPeerResponse { raft_address, ..Default::default() }))
+        }
+    }
+
+    #[tokio::test]
+    async fn a_peer_that_comes_late_is_found() {
+        let reserved = net::listen("127.0.0.1:0".parse().unwrap()).unwrap();
+        let address = reserved.local_addr().unwrap();
+        drop(reserved);
+        let channels = Channels::new(AddressBook::default());
+        let fixed = Fixed::new(vec![address.to_string(), "127.0.0.1:1".to_owned()], channels);
+        let mut peers = fixed.peers();
+        let stop = CancellationToken::new();
+        let looking = tokio::spawn(fixed.run(stop.clone()));
+        assert!(peers.borrow().raft_addresses.is_empty());
+        let listener = net::listen(address).unwrap();
+        let serving = peer::server()
+            .add_service(ShoalServer::new(DataPort))
+            .serve_with_incoming_shutdown(peer::incoming(listener), stop.clone().cancelled_owned());
+        let serving = tokio::spawn(serving);
+        let found = peers.wait_for(|peers| peers.raft_addresses.contains("127.0.0.1:12000"));
+        tokio::time::timeout(Duration::from_secs(10), found).await.unwrap().unwrap();
+        stop.cancel();
+        looking.await.unwrap();
+        serving.await.unwrap().unwrap();
+    }
+}

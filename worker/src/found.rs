@@ -1,0 +1,434 @@
+//! Drives the founding machine: carries questions and answers, writes the directory, and
+//! tells the rest of the worker when to run as whom.
+//!
+//! It decides nothing: the machine in `shoal_core::found` does. It does not know Raft:
+//! what must happen there goes through [`Effects`].
+
+mod hands;
+mod service;
+#[cfg(test)]
+mod tests;
+
+use std::{collections::BTreeMap, fmt, future::Future, sync::Arc, time::Duration};
+
+use parking_lot::Mutex;
+use shoal_core::{
+    found::{
+        Action, Answer, Config, Directory, Event, Formed, Found as Machine, FoundingSet, Peer,
+        Plan, Question, Reason, Token,
+    },
+    id::{ClusterId, NodeId, Timestamp},
+};
+use shoal_proto::shoal::peer::v1::founding_client::FoundingClient;
+use tokio::{
+    sync::{mpsc, oneshot, watch},
+    task::JoinSet,
+};
+use tokio_util::sync::CancellationToken;
+use tonic::transport::Channel;
+
+pub use service::Service;
+
+use crate::{
+    config::Start,
+    discovery::PeerSet,
+    env::{clock, random},
+    identity::{self, EXIT_IDENTITY, Identity},
+    peer::Channels,
+    wire,
+};
+use hands::Hands;
+
+/// Events and questions that wait for the machine: a few from each of a handful of peers.
+const INBOX: usize = 64;
+/// As long as the machine waits for an answer before it asks anew.
+const ASK_TIMEOUT: Duration = Duration::from_secs(1);
+/// To be admitted takes one entry in the log, more while a leader is found.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
+/// Connections kept for asking; the machine has as many addresses at most.
+const MAX_CHANNELS: usize = 64;
+/// An answer lists the founding set at most twice.
+const MAX_ANSWER: usize = 16 << 10;
+/// What readiness waits for is logged again so often.
+const REMIND_EVERY: Duration = Duration::from_secs(10);
+/// Exit code when Raft cannot do what founding asks of it.
+const EXIT_RAFT: u8 = 70;
+
+pub type Cause = Box<dyn std::error::Error + Send + Sync>;
+
+/// Why founding ends the process.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("{0}")]
+    Refused(Reason),
+    #[error(transparent)]
+    Identity(#[from] identity::Error),
+    #[error("raft could not {step}")]
+    Raft { step: &'static str, source: Cause },
+}
+
+impl Error {
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Refused(_) => EXIT_IDENTITY,
+            Self::Identity(error) => error.exit_code(),
+            Self::Raft { .. } => EXIT_RAFT,
+        }
+    }
+}
+
+/// What founding asks of the rest of the worker. Calls of `initialize`, `start`, `stop` and
+/// `renounce_founder` come one at a time, in order; an error of them ends the process.
+pub trait Effects: Send + Sync + 'static {
+    /// Runs Raft as node 1 of this cluster; a log without entries is initialised with this
+    /// node alone. Then `Handle::membership_committed`, `formed_in_log` and
+    /// `formed_committed` as they come to be so.
+    fn initialize(&self, cluster: ClusterId) -> impl Future<Output = Result<(), Cause>> + Send;
+
+    /// Runs Raft as this node, and reports as above.
+    fn start(
+        &self,
+        cluster: ClusterId,
+        node: NodeId,
+    ) -> impl Future<Output = Result<(), Cause>> + Send;
+
+    /// Stops Raft and closes its files; true if Formed is in the log.
+    fn stop(&self) -> impl Future<Output = Result<bool, Cause>> + Send;
+
+    /// Refuses all appends of node 1 from now on, until Formed is in the log, and returns
+    /// when none is under way.
+    fn renounce_founder(&self) -> impl Future<Output = Result<(), Cause>> + Send;
+
+    /// Asks the node at this RAFT_ADDRESS to admit this directory; asked again on an error.
+    fn request_join(
+        &self,
+        cluster: ClusterId,
+        address: &str,
+        directory: u128,
+    ) -> impl Future<Output = Result<NodeId, Cause>> + Send;
+
+    /// Proposes the entry that the cluster is formed; asked again until it is committed.
+    fn propose_formed(&self, cluster: ClusterId) -> impl Future<Output = Result<(), Cause>> + Send;
+}
+
+/// What founding has come to on this node.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct State {
+    pub directory: Directory,
+    pub formed: Formed,
+    /// For readiness: what is missing; none once the cluster is formed.
+    pub waiting: Option<String>,
+    /// False: nothing may be taken from node 1 any more.
+    pub takes_from_founder: bool,
+}
+
+enum Input {
+    Event(Event),
+    Question(Question, oneshot::Sender<Answer>),
+}
+
+/// Tells the machine what happened. Cheap to clone.
+#[derive(Clone)]
+pub struct Handle {
+    inbox: mpsc::Sender<Input>,
+    state: watch::Receiver<State>,
+}
+
+impl fmt::Debug for Handle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Handle").field("state", &self.state).finish_non_exhaustive()
+    }
+}
+
+impl Handle {
+    pub fn state(&self) -> watch::Receiver<State> {
+        self.state.clone()
+    }
+
+    /// The directories that vote in the committed membership.
+    pub async fn membership_committed(&self, voters: Vec<u128>) {
+        self.tell(Event::MembershipCommitted { voters }).await;
+    }
+
+    pub async fn formed_in_log(&self) {
+        self.tell(Event::FormedInLog).await;
+    }
+
+    pub async fn formed_committed(&self) {
+        self.tell(Event::FormedCommitted).await;
+    }
+
+    /// The operator has recorded this cluster id; to be repeated until formed.
+    pub async fn confirm(&self, cluster: ClusterId) {
+        self.tell(Event::Confirmed { cluster }).await;
+    }
+
+    /// A member of another formed cluster addressed this node by its name or address.
+    pub async fn foreign_formed(&self, cluster: ClusterId, address: String) {
+        self.tell(Event::ForeignFormed { cluster, address }).await;
+    }
+
+    /// Nodes of this cluster that do not answer and are not Left, by their name in the
+    /// founding set (with PEER_ADDRESSES the NODE_ADDRESS) and RAFT_ADDRESS.
+    pub async fn silent(&self, nodes: Vec<Peer>) {
+        self.tell(Event::Silent { nodes }).await;
+    }
+
+    async fn tell(&self, event: Event) {
+        // A closed inbox: the process is about to end.
+        let _ = self.inbox.send(Input::Event(event)).await;
+    }
+}
+
+/// How this node founds or joins, as its settings say.
+pub fn plan(start: &Start, name: &str) -> Result<Plan, shoal_core::found::Error> {
+    match start {
+        Start::FoundAlone => FoundingSet::new([name.to_owned()]).map(Plan::Found),
+        Start::Join(_) => Ok(Plan::Join),
+        Start::Peers(peers) => {
+            let names: Vec<String> = peers.iter().map(ToString::to_string).collect();
+            FoundingSet::of_addresses(&names).map(Plan::Found)
+        }
+    }
+}
+
+/// Founding on this node; runs as long as the process.
+pub struct Found<E> {
+    machine: Machine,
+    effects: Arc<E>,
+    hands: Hands<E>,
+    inbox: mpsc::Receiver<Input>,
+    peers: watch::Receiver<PeerSet>,
+    channels: Channels,
+    open: BTreeMap<String, Channel>,
+    /// Questions under way.
+    questions: JoinSet<Option<Event>>,
+    /// A request to be admitted or a proposal under way; one at most.
+    requests: JoinSet<Option<Event>>,
+    tokens: BTreeMap<Token, oneshot::Sender<Answer>>,
+    last_token: u64,
+    state: watch::Sender<State>,
+    waiting: Option<String>,
+    wake_at: Option<Timestamp>,
+}
+
+impl<E: Effects> Found<E> {
+    /// Needs a running runtime. `peers` are the addresses that discovery finds.
+    pub fn new(
+        config: Config,
+        identity: Arc<Mutex<Identity>>,
+        effects: Arc<E>,
+        peers: watch::Receiver<PeerSet>,
+        channels: Channels,
+    ) -> (Self, Handle) {
+        let directory = identity.lock().directory().clone();
+        let machine = Machine::new(config, directory, random::u64(), clock::now());
+        let state = watch::Sender::new(shown(&machine, &None));
+        let (sender, inbox) = mpsc::channel(INBOX);
+        let handle = Handle { inbox: sender, state: state.subscribe() };
+        let founding = Self {
+            machine,
+            hands: Hands::new(identity, Arc::clone(&effects)),
+            effects,
+            inbox,
+            peers,
+            channels,
+            open: BTreeMap::new(),
+            questions: JoinSet::new(),
+            requests: JoinSet::new(),
+            tokens: BTreeMap::new(),
+            last_token: 0,
+            state,
+            waiting: None,
+            wake_at: None,
+        };
+        (founding, handle)
+    }
+
+    /// Ends with an error when this process must end, else when told to. `formed_in_log`
+    /// is what Raft's log holds before anything runs.
+    pub async fn run(
+        mut self,
+        formed_in_log: bool,
+        shutdown: CancellationToken,
+    ) -> Result<(), Error> {
+        self.apply(Event::Started { formed_in_log })?;
+        self.learn_addresses()?;
+        let mut remind = tokio::time::interval(REMIND_EVERY);
+        loop {
+            let event = tokio::select! {
+                () = shutdown.cancelled() => return Ok(()),
+                Some(input) = self.inbox.recv() => match input {
+                    Input::Event(event) => Some(event),
+                    Input::Question(question, asker) => Some(self.question(question, asker)),
+                },
+                done = self.hands.done() => Some(done?),
+                Some(ended) = self.questions.join_next() => ended.ok().flatten(),
+                Some(ended) = self.requests.join_next() => ended.ok().flatten(),
+                Ok(()) = self.peers.changed() => {
+                    self.learn_addresses()?;
+                    None
+                }
+                () = until(self.wake_at) => Some(Event::Tick { random: random::u128() }),
+                _ = remind.tick() => {
+                    self.remind();
+                    None
+                }
+            };
+            if let Some(event) = event {
+                self.apply(event)?;
+            }
+        }
+    }
+
+    fn question(&mut self, question: Question, asker: oneshot::Sender<Answer>) -> Event {
+        self.tokens.retain(|_, asker| !asker.is_closed());
+        self.last_token += 1;
+        let token = Token(self.last_token);
+        self.tokens.insert(token, asker);
+        Event::Question { token, question }
+    }
+
+    fn learn_addresses(&mut self) -> Result<(), Error> {
+        let addresses = self.peers.borrow_and_update().raft_addresses.clone();
+        addresses.into_iter().try_for_each(|address| self.apply(Event::AddressLearned { address }))
+    }
+
+    fn apply(&mut self, event: Event) -> Result<(), Error> {
+        let output = self.machine.on(event, clock::now());
+        self.wake_at = output.wake_at;
+        for action in output.actions {
+            self.perform(action)?;
+        }
+        let state = shown(&self.machine, &self.waiting);
+        self.state.send_if_modified(|known| {
+            let changed = *known != state;
+            *known = state;
+            changed
+        });
+        Ok(())
+    }
+
+    fn perform(&mut self, action: Action) -> Result<(), Error> {
+        match action {
+            Action::Ask { address, question } => self.ask(address, &question),
+            Action::Reply { token, answer } => {
+                if let Some(asker) = self.tokens.remove(&token) {
+                    // Gone, it will ask again.
+                    let _ = asker.send(answer);
+                }
+            }
+            Action::Drop { token } => drop(self.tokens.remove(&token)),
+            Action::Persist(_)
+            | Action::Leave(_)
+            | Action::Initialize { .. }
+            | Action::Start { .. } => self.hands.take(action),
+            Action::RequestJoin { cluster, address } => self.request_join(cluster, address),
+            Action::ProposeFormed { cluster } => self.propose_formed(cluster),
+            Action::Exit(reason) => return Err(Error::Refused(reason)),
+            Action::Waiting(waiting) => {
+                self.waiting = waiting;
+                match &self.waiting {
+                    Some(_) => self.remind(),
+                    None => tracing::info!("the cluster is formed"),
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn ask(&mut self, address: String, question: &Question) {
+        let Some(channel) = self.channel(&address) else {
+            return;
+        };
+        let question = wire::found::question_out(question);
+        self.questions.spawn(async move {
+            let mut client = FoundingClient::new(channel).max_decoding_message_size(MAX_ANSWER);
+            let asked = tokio::time::timeout(ASK_TIMEOUT, client.ask(question));
+            let answer = asked.await.ok()?.ok()?.into_inner();
+            match wire::found::answer_in(answer) {
+                Ok(answer) => Some(Event::Answer { from: address, answer }),
+                Err(error) => {
+                    tracing::warn!(address, %error, "an answer of founding is malformed");
+                    None
+                }
+            }
+        });
+    }
+
+    fn channel(&mut self, address: &str) -> Option<Channel> {
+        if let Some(channel) = self.open.get(address) {
+            return Some(channel.clone());
+        }
+        match self.channels.dial(address) {
+            Ok(channel) => {
+                if self.open.len() >= MAX_CHANNELS {
+                    self.open.clear();
+                }
+                self.open.insert(address.to_owned(), channel.clone());
+                Some(channel)
+            }
+            Err(error) => {
+                tracing::warn!(address, %error, "a peer cannot be asked");
+                None
+            }
+        }
+    }
+
+    fn request_join(&mut self, cluster: ClusterId, address: String) {
+        let (effects, directory) = (Arc::clone(&self.effects), self.machine.directory().nonce);
+        self.request("to be admitted", async move {
+            let node = effects.request_join(cluster, &address, directory).await?;
+            Ok(Some(Event::Admitted { cluster, node }))
+        });
+    }
+
+    fn propose_formed(&mut self, cluster: ClusterId) {
+        let effects = Arc::clone(&self.effects);
+        self.request("that the cluster is formed", async move {
+            effects.propose_formed(cluster).await?;
+            Ok(None)
+        });
+    }
+
+    /// The machine repeats what is not done; here one at a time is enough.
+    fn request(
+        &mut self,
+        what: &'static str,
+        call: impl Future<Output = Result<Option<Event>, Cause>> + Send + 'static,
+    ) {
+        if !self.requests.is_empty() {
+            return;
+        }
+        self.requests.spawn(async move {
+            match tokio::time::timeout(REQUEST_TIMEOUT, call).await {
+                Ok(Ok(event)) => return event,
+                Ok(Err(error)) => tracing::info!(%error, what, "asked in vain"),
+                Err(_) => tracing::info!(what, "asked without an answer"),
+            }
+            None
+        });
+    }
+
+    fn remind(&self) {
+        if let Some(waiting) = &self.waiting {
+            tracing::info!(reason = waiting, "not ready");
+        }
+    }
+}
+
+fn shown(machine: &Machine, waiting: &Option<String>) -> State {
+    State {
+        directory: machine.directory().clone(),
+        formed: machine.formed(),
+        waiting: waiting.clone(),
+        takes_from_founder: machine.takes_from_founder(),
+    }
+}
+
+async fn until(wake_at: Option<Timestamp>) {
+    match wake_at {
+        Some(instant) => tokio::time::sleep(instant.at_least_since(clock::now())).await,
+        None => std::future::pending().await,
+    }
+}
