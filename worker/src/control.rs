@@ -44,7 +44,7 @@ const INBOX: usize = 4_096;
 
 pub struct Config {
     pub node: NodeId,
-    /// Names that may join before the cluster is formed.
+    /// NODE_ADDRESSes that may join before the cluster is formed.
     pub founding: Vec<String>,
     /// Size of the founding set.
     pub founding_size: usize,

@@ -6,11 +6,8 @@
 pub mod admin;
 pub mod call;
 pub mod config;
-<<<<<<< HEAD
 pub mod control;
-=======
 pub mod discovery;
->>>>>>> found
 pub mod env;
 pub mod forward;
 pub mod found;
@@ -18,6 +15,7 @@ pub mod host;
 pub mod identity;
 #[cfg(feature = "mutants")]
 pub mod mutant;
+pub mod node;
 pub mod peer;
 pub mod raft;
 pub mod session;

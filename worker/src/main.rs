@@ -1,3 +1,98 @@
-//! The `shoal` command.
+//! The `shoal` command: parses, starts the runtime, maps the end to an exit code.
 
-fn main() {}
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use shoal_worker::{
+    config::{Config, LogFormat, RunArgs},
+    node,
+};
+use tracing_subscriber::{filter::targets::Targets, prelude::*};
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// Exit code of a setting that cannot be used.
+const EXIT_SETTING: u8 = 64;
+
+#[derive(Parser)]
+#[command(name = "shoal", version, about = "Every key has one owner; any node reaches it")]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run one node
+    Run(Box<RunArgs>),
+}
+
+fn main() -> ExitCode {
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            // A broken pipe while printing usage changes nothing.
+            let _ = error.print();
+            return ExitCode::from(if error.use_stderr() { EXIT_SETTING } else { 0 });
+        }
+    };
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("shoal: no runtime: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    match arguments.command {
+        Command::Run(args) => run(&runtime, &args),
+    }
+}
+
+fn run(runtime: &tokio::runtime::Runtime, args: &RunArgs) -> ExitCode {
+    let config = match Config::resolve(args, &host_name()) {
+        Ok(config) => config,
+        Err(error) => {
+            eprintln!("shoal: {error}");
+            return ExitCode::from(EXIT_SETTING);
+        }
+    };
+    log(&config);
+    let ended = runtime.block_on(node::run(config, stopped()));
+    // Handlers that cannot be cancelled must not hold the process.
+    match ended {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(exit) => {
+            eprintln!("shoal: {exit}");
+            ExitCode::from(exit.code)
+        }
+    }
+}
+
+fn log(config: &Config) {
+    let filter: Targets = config.log_level.parse().unwrap_or_default();
+    let layer = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    let layer = match config.log_format {
+        LogFormat::Json => layer.json().boxed(),
+        LogFormat::Text => layer.boxed(),
+    };
+    tracing_subscriber::registry().with(layer.with_filter(filter)).init();
+}
+
+fn host_name() -> String {
+    let name = shoal_worker::env::disk::read(std::path::Path::new("/proc/sys/kernel/hostname"));
+    let name = name.ok().flatten().unwrap_or_default();
+    String::from_utf8_lossy(&name).trim().to_owned()
+}
+
+/// SIGTERM or Ctrl-C.
+async fn stopped() {
+    use tokio::signal::unix::{SignalKind, signal};
+    let Ok(mut terminate) = signal(SignalKind::terminate()) else {
+        return std::future::pending().await;
+    };
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = tokio::signal::ctrl_c() => {}
+    }
+}

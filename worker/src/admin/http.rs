@@ -3,23 +3,17 @@
 use std::sync::Arc;
 
 use axum::{Router, extract::State, http::StatusCode, routing::get};
-use parking_lot::Mutex;
-use prometheus_client::{encoding::text::encode, registry::Registry};
-use shoal_core::id::NodeId;
+use prometheus_client::encoding::text::encode;
 
-use super::Waiting;
-use crate::table::Table;
+use crate::node::Shared;
 
 /// What the endpoints look at.
 #[derive(Clone)]
-pub struct Http {
-    pub node: NodeId,
-    pub table: Table,
-    pub waiting: Waiting,
-    pub metrics: Arc<Mutex<Registry>>,
+pub(crate) struct Http {
+    pub shared: Arc<Shared>,
 }
 
-pub fn router(http: Http) -> Router {
+pub(crate) fn router(http: Http) -> Router {
     Router::new()
         .route("/livez", get(|| async { "ok\n" }))
         .route("/readyz", get(readyz))
@@ -30,7 +24,7 @@ pub fn router(http: Http) -> Router {
 
 /// 200 once this node has the table of a formed cluster, until it parks or leaves.
 async fn readyz(State(http): State<Http>) -> (StatusCode, String) {
-    let waiting = http.waiting.borrow().clone();
+    let waiting = http.shared.waiting.borrow().clone();
     if waiting.is_empty() {
         (StatusCode::OK, "ready\n".to_owned())
     } else {
@@ -40,11 +34,11 @@ async fn readyz(State(http): State<Http>) -> (StatusCode, String) {
 
 /// 200 once this node owns and receives nothing; waits for it.
 async fn drained(State(http): State<Http>) -> String {
-    let mut map = http.table.watch_map();
+    let mut map = http.shared.table.watch_map();
     loop {
         map.borrow_and_update();
-        let held = http.table.registry().held(http.node);
-        if held.owned == 0 && held.receiving == 0 {
+        let held = http.shared.me.get().map(|me| http.shared.table.registry().held(*me));
+        if held.is_none_or(|held| held.owned == 0 && held.receiving == 0) {
             return "drained\n".to_owned();
         }
         if map.changed().await.is_err() {
@@ -55,7 +49,7 @@ async fn drained(State(http): State<Http>) -> String {
 
 async fn metrics(State(http): State<Http>) -> (StatusCode, String) {
     let mut text = String::new();
-    match encode(&mut text, &http.metrics.lock()) {
+    match encode(&mut text, &http.shared.metrics.lock()) {
         Ok(()) => (StatusCode::OK, text),
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
     }

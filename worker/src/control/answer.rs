@@ -53,7 +53,7 @@ impl Control {
         let registry = self.table.registry();
         let refusal = if !registry.founded() {
             Some(Denied::Later("the cluster is being founded".into()))
-        } else if !registry.formed() && !self.config.founding.contains(&info.name) {
+        } else if !registry.formed() && !self.config.founding.contains(&info.addresses.data) {
             Some(Denied::Later("NOT_FORMED: the founding nodes have not all joined yet".into()))
         } else {
             self.name_in_use(&registry, &info, directory, now)

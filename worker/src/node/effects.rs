@@ -1,0 +1,159 @@
+//! What founding asks of Raft: run as whom, stop, admit this directory, propose Formed.
+
+use std::{sync::Arc, time::Duration};
+
+use parking_lot::Mutex;
+use shoal_core::{
+    id::{ClusterId, Epoch, NodeId},
+    registry::Command,
+};
+use shoal_proto::shoal::peer::v1::{
+    self as pb, session_client::SessionClient, session_response::Result as Answer,
+};
+use tracing::info;
+
+use super::{Shared, member::Member};
+use crate::{
+    config::{Config, Start},
+    control::Request,
+    env::clock,
+    found::{self, Cause, Effects},
+    raft::{self, ClusterCell, Slot},
+    wire,
+};
+
+pub(super) struct Raft {
+    shared: Arc<Shared>,
+    slot: Slot,
+    cluster: ClusterCell,
+    founding: Mutex<Option<found::Handle>>,
+    member: tokio::sync::Mutex<Option<Member>>,
+}
+
+impl Raft {
+    pub fn new(shared: Arc<Shared>, slot: Slot) -> Self {
+        Self {
+            shared,
+            slot,
+            cluster: ClusterCell::default(),
+            founding: Mutex::default(),
+            member: tokio::sync::Mutex::default(),
+        }
+    }
+
+    /// Founding and Raft know each other.
+    pub fn bind(&self, founding: found::Handle) {
+        *self.founding.lock() = Some(founding);
+    }
+
+    /// Hands everything over, or closes it in place.
+    pub async fn leave(&self, budget: Duration) {
+        if let Some(member) = &*self.member.lock().await {
+            member.leave(&self.shared, budget).await;
+        }
+    }
+
+    pub async fn end(&self) {
+        if let Some(member) = self.member.lock().await.take() {
+            member.end(&self.shared).await;
+        }
+    }
+
+    async fn run(&self, cluster: ClusterId, node: NodeId, found: bool) -> Result<(), Cause> {
+        self.cluster.set(Some(cluster));
+        // One process is one node.
+        let _ = self.shared.me.set(node);
+        let config = &self.shared.config;
+        let raft = raft::Handle::start(raft::Config {
+            dir: config.raft_dir.clone(),
+            cluster: self.cluster.clone(),
+            id: node,
+            name: config.raft_id.clone(),
+            address: config.raft_address.to_string(),
+            lease: super::lease(config),
+            table: self.shared.table.clone(),
+            channels: self.shared.channels.clone(),
+            slot: self.slot.clone(),
+        })
+        .await?;
+        if found && raft.membership().entry.is_none() {
+            raft.initialize_alone().await?;
+        }
+        let founding = self.founding.lock().clone().ok_or("founding is not bound")?;
+        let first = found.then(|| Command::Found {
+            cluster,
+            founder: self.shared.info.clone(),
+            directory: self.shared.identity.lock().directory().nonce,
+            shard_count: config.shards.unwrap_or(Config::DEFAULT_SHARDS),
+            lease_ms: super::lease(config).length().as_millis() as u32,
+        });
+        info!(%cluster, %node, "runs");
+        let member = Member::start(&self.shared, raft, founding, first, founding_names(config))?;
+        *self.member.lock().await = Some(member);
+        Ok(())
+    }
+}
+
+/// Who may join before the cluster is formed; empty: nobody else.
+fn founding_names(config: &Config) -> Vec<String> {
+    match &config.start {
+        Start::Peers(peers) => peers.iter().map(ToString::to_string).collect(),
+        Start::FoundAlone | Start::Join(_) => Vec::new(),
+    }
+}
+
+impl Effects for Raft {
+    async fn initialize(&self, cluster: ClusterId) -> Result<(), Cause> {
+        self.run(cluster, NodeId(1), true).await
+    }
+
+    async fn start(&self, cluster: ClusterId, node: NodeId) -> Result<(), Cause> {
+        self.run(cluster, node, node == NodeId(1)).await
+    }
+
+    async fn stop(&self) -> Result<bool, Cause> {
+        let Some(member) = self.member.lock().await.take() else { return Ok(false) };
+        let formed = member.raft().formed_in_log();
+        member.end(&self.shared).await;
+        self.cluster.set(None);
+        Ok(formed)
+    }
+
+    /// Takes nothing from anybody, and so nothing from node 1.
+    async fn renounce_founder(&self) -> Result<(), Cause> {
+        self.stop().await.map(|_| ())
+    }
+
+    async fn request_join(
+        &self,
+        cluster: ClusterId,
+        address: &str,
+        directory: u128,
+    ) -> Result<NodeId, Cause> {
+        let channel = self.shared.channels.dial(address)?;
+        let request = pb::JoinRequest {
+            hop: Some(wire::session::hop(cluster, NodeId(0))),
+            info: Some(wire::session::node_info(&self.shared.info)),
+            directory: directory.to_be_bytes().to_vec().into(),
+        };
+        let response = SessionClient::new(channel).join(request).await?.into_inner();
+        match response.result {
+            Some(Answer::Accepted(accepted)) => Ok(NodeId(accepted.node)),
+            Some(Answer::Rejected(rejected)) => Err(rejected.message.into()),
+            Some(Answer::NotLeader(_)) | None => Err("no leader yet".into()),
+        }
+    }
+
+    async fn propose_formed(&self, _cluster: ClusterId) -> Result<(), Cause> {
+        let control = match &*self.member.lock().await {
+            Some(member) => member.control(),
+            None => return Err("raft does not run".into()),
+        };
+        let command = Command::Form {
+            unix_seconds: (clock::unix_ms() / 1_000) as u32,
+            highest_epoch_found: Epoch::default(),
+        };
+        control.ask(Request::Propose(command)).await?;
+        Ok(())
+    }
+}

@@ -1,0 +1,201 @@
+//! Everything that runs once this node is a member: control, session, shards, admin.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use futures::FutureExt as _;
+use shoal_core::{
+    handoff::{Process, Report},
+    id::NodeId,
+    registry::Command,
+};
+use shoal_proto::shoal::{
+    admin::v1::admin_server::AdminServer, peer::v1::session_server::SessionServer,
+};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tonic::service::Routes;
+use tracing::{error, info};
+
+use super::{Shared, exit_of};
+use crate::{
+    admin,
+    control::{self, Control},
+    found::{self, Cause},
+    host::{self, kv::Kv, shards::Shards},
+    peer::Purpose,
+    raft,
+    session::{self, Client, Probe, Session},
+};
+
+pub(super) struct Member {
+    raft: raft::Handle,
+    control: control::Handle,
+    client: Client,
+    session: session::Handle,
+    shards: Shards,
+    tasks: JoinSet<()>,
+    stop: CancellationToken,
+}
+
+impl Member {
+    pub fn start(
+        shared: &Arc<Shared>,
+        raft: raft::Handle,
+        founding: found::Handle,
+        first: Option<Command>,
+        names: Vec<String>,
+    ) -> Result<Self, Cause> {
+        let node = raft.id();
+        let stop = shared.shutdown.child_token();
+        let config =
+            control::Config { node, founding_size: names.len().max(1), founding: names, found: first };
+        let (control, asks) = Control::new(config, raft.clone(), shared.table.clone());
+        let lock = shared.identity.lock().lock_id();
+        let client = Client::new(
+            node,
+            shared.info.clone(),
+            lock,
+            shared.table.clone(),
+            shared.channels.clone(),
+        );
+        let shards = shards(shared, node, &client);
+        let lease = super::lease(&shared.config);
+        let probe =
+            Probe::start(shared.config.raft_dir.clone(), lease.length() / 4, stop.clone())?;
+        let (session, handle) = Session::new(
+            session::Config { node, lease },
+            shared.identity.clone(),
+            shared.table.clone(),
+            shards.clone(),
+            shared.right.clone(),
+            client.clone(),
+            probe,
+        );
+        shared.channels.book().learn(node, &shared.config.raft_address.to_string());
+        let server =
+            session::Server::new(shared.table.clone(), asks.clone(), shared.channels.clone());
+        shared.late.session.fill(Routes::new(SessionServer::new(server)));
+        shared.late.handover.fill(Routes::new(shards.handover_server()));
+        let admin = admin::Server::new(
+            node,
+            shared.table.clone(),
+            raft.clone(),
+            asks.clone(),
+            shared.waiting.subscribe(),
+        );
+        shared.late.admin.fill(Routes::new(AdminServer::new(admin)));
+        let mut tasks = JoinSet::new();
+        tasks.spawn(control.run(stop.clone()));
+        tasks.spawn(run_session(shared.clone(), session));
+        tasks.spawn({
+            let (shards, stop) = (shards.clone(), stop.clone());
+            async move { shards.run(stop).await }
+        });
+        tasks.spawn(name_process(shared.clone(), node, handle.clone()));
+        tasks.spawn(watch_raft(shared.clone(), raft.clone()));
+        tasks.spawn(tell_founding(shared.clone(), raft.clone(), founding));
+        Ok(Self { raft, control: asks, client, session: handle, shards, tasks, stop })
+    }
+
+    pub fn raft(&self) -> &raft::Handle {
+        &self.raft
+    }
+
+    pub fn control(&self) -> control::Handle {
+        self.control.clone()
+    }
+
+    pub async fn leave(&self, shared: &Shared, budget: Duration) {
+        self.shards.leave_by(crate::env::clock::now().plus(budget));
+        let node = self.raft.id();
+        let left = session::leave(node, &shared.table, &self.client, &self.session, budget).await;
+        info!(%node, ?left, "left");
+    }
+
+    pub async fn end(mut self, shared: &Shared) {
+        self.stop.cancel();
+        shared.right.revoke();
+        shared.late.session.clear();
+        shared.late.handover.clear();
+        shared.late.admin.clear();
+        self.tasks.shutdown().await;
+        self.raft.shutdown().await;
+    }
+}
+
+fn shards(shared: &Arc<Shared>, node: NodeId, client: &Client) -> Shards {
+    let channels = shared.channels.clone();
+    let reporter = client.clone();
+    let metrics = host::metrics::Metrics::default();
+    metrics.register(&mut shared.metrics.lock());
+    let shards = Shards::new(host::shards::Parts {
+        node,
+        host: Arc::new(Kv::default()),
+        table: shared.table.clone(),
+        right: shared.right.clone(),
+        executor: tokio::runtime::Handle::current(),
+        channels: Arc::new(move |node| channels.channel(node, Purpose::Handover).ok()),
+        report: Arc::new(move |report: Report| {
+            let client = reporter.clone();
+            // Said again until the row changes.
+            async move { drop(client.report(report).await) }.boxed()
+        }),
+        transfer_rate: None,
+        metrics,
+    });
+    shared.owner.fill(shards.clone());
+    shards
+}
+
+async fn run_session(shared: Arc<Shared>, session: Session) {
+    let why = session.run().await;
+    if let Some(exit) = exit_of(why) {
+        shared.exit.send_replace(Some(exit));
+    }
+}
+
+/// The data path's frames name the incarnation that serves.
+async fn name_process(shared: Arc<Shared>, node: NodeId, session: session::Handle) {
+    let mut state = session.state();
+    loop {
+        let incarnation = state.borrow_and_update().incarnation;
+        shared.forward.set_me(Process::new(node, incarnation));
+        if state.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+async fn watch_raft(shared: Arc<Shared>, raft: raft::Handle) {
+    let why = raft.fatal().await;
+    error!(%why, "raft has stopped");
+    shared.exit.send_replace(Some((super::EXIT_RAFT, format!("raft has stopped: {why}"))));
+}
+
+/// Founding learns what became of the membership and of Formed.
+async fn tell_founding(shared: Arc<Shared>, raft: raft::Handle, founding: found::Handle) {
+    /// Membership has no channel of its own; founding is over within seconds.
+    const LOOK: Duration = Duration::from_millis(100);
+    let (mut in_log, mut told) = (false, Vec::new());
+    loop {
+        if !in_log && raft.formed_in_log() {
+            in_log = true;
+            founding.formed_in_log().await;
+        }
+        if shared.table.registry().formed() {
+            founding.formed_committed().await;
+            return;
+        }
+        let members = raft.membership();
+        let directories: BTreeMap<NodeId, u128> =
+            shared.table.registry().nodes().map(|(id, node)| (id, node.directory)).collect();
+        let voters: Vec<u128> =
+            members.voters.iter().filter_map(|id| directories.get(id).copied()).collect();
+        let whole = members.committed && !members.joint && voters.len() == members.voters.len();
+        if whole && voters != told {
+            told.clone_from(&voters);
+            founding.membership_committed(voters).await;
+        }
+        tokio::time::sleep(LOOK).await;
+    }
+}
