@@ -1,9 +1,9 @@
 //! Between the messages of the wire and the types of this program.
 
 pub mod admin;
+pub mod found;
 pub mod handover;
 pub mod raft;
 pub mod registry;
 pub mod session;
-pub mod found;
 pub mod status;
