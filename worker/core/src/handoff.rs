@@ -43,7 +43,9 @@ pub const PREPARE_CAP: Duration = Duration::from_secs(30);
 pub const STREAM_CAP: Duration = Duration::from_secs(30);
 /// Pause between two sendings of a message or report that may have been lost.
 pub const REPEAT: Duration = Duration::from_millis(200);
-/// A leader gives a move up that its owner has not spoken of for so long: fifty lost reports.
+/// Pause between two reports that a move is under way: 64 moves cost the leader 32 a second.
+pub const WORKING: Duration = Duration::from_secs(2);
+/// A leader gives a move up that its owner has not spoken of for so long: five lost reports.
 pub const SILENCE: Duration = Duration::from_secs(10);
 /// Pause before a command is proposed again whose fate is unknown.
 pub const PROPOSE_AGAIN: Duration = Duration::from_secs(1);

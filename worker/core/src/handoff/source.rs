@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use super::{
     Action, Body, DRAIN_CAP, GiveUp, LAST_ATTEMPT, Message, News, ONE_CHUNK, PREPARE_CAP, Process,
-    REPEAT, REST_CAP, REST_TIME, Report, SMALL_STATE, STREAM_CAP, STUBBORN_ROUNDS, Step, Whole,
-    began, earlier,
+    REPEAT, REST_CAP, REST_TIME, Report, SMALL_STATE, STREAM_CAP, STUBBORN_ROUNDS, Step, WORKING,
+    Whole, began, earlier,
 };
 use crate::{
     id::Timestamp,
@@ -25,6 +25,8 @@ pub struct Source {
     phase: Phase,
     /// When to say again what may have been lost.
     repeat_at: Timestamp,
+    /// When to tell the leader that the move is under way.
+    working_at: Timestamp,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -97,6 +99,7 @@ impl Source {
             leave_by,
             phase: Phase::Preparing { until: now.plus(PREPARE_CAP) },
             repeat_at: now,
+            working_at: now,
         };
         source.tick(now, actions);
         source
@@ -292,24 +295,29 @@ impl Source {
         turn
     }
 
+    /// Says again what may have been lost. That a move is under way is told rarely: it only
+    /// keeps the leader's patience.
     fn repeat(&mut self, now: Timestamp, actions: &mut Vec<Action>) {
-        let (body, news) = match self.phase {
-            Phase::Preparing { .. } => {
-                (Some(Body::Prepare { target: self.target.incarnation }), News::Working)
-            }
-            Phase::Acknowledging { whole, .. } => (Some(Body::Whole(whole)), News::Working),
+        let body = match self.phase {
+            Phase::Preparing { .. } => Body::Prepare { target: self.target.incarnation },
+            Phase::Acknowledging { whole, .. } => Body::Whole(whole),
             Phase::Streaming(_) | Phase::Draining { .. } | Phase::Freezing { .. } => {
-                (None, News::Working)
+                return self.working(now, actions);
             }
-            Phase::Released => (None, News::Released),
-            Phase::GaveUp(why) => (None, News::GaveUp(why)),
+            Phase::Released => return self.report(News::Released, now, actions),
+            Phase::GaveUp(why) => return self.report(News::GaveUp(why), now, actions),
             Phase::Over => return,
         };
-        if let Some(body) = body {
-            actions
-                .push(Action::Send { to: self.target, message: Message { key: self.key, body } });
+        actions.push(Action::Send { to: self.target, message: Message { key: self.key, body } });
+        self.working(now, actions);
+    }
+
+    fn working(&mut self, now: Timestamp, actions: &mut Vec<Action>) {
+        if now.maybe_past(self.working_at) {
+            self.working_at = now.plus(WORKING);
+            self.report(News::Working, now, actions);
         }
-        self.report(news, now, actions);
+        self.repeat_at = now.plus(REPEAT);
     }
 
     fn report(&mut self, news: News, now: Timestamp, actions: &mut Vec<Action>) {
