@@ -84,6 +84,8 @@ pub struct Control {
     memory: Memory,
     /// Index of the table that each node reported with its last renewal.
     tables: BTreeMap<NodeId, LogIndex>,
+    /// When this node applied Formed, if it did so in this run.
+    formed_at: Option<Timestamp>,
     /// Nothing is assigned before.
     assign_after: Option<Timestamp>,
     term: Option<Term>,
@@ -116,6 +118,7 @@ impl Control {
             proposals: FuturesUnordered::new(),
             memory,
             tables: BTreeMap::new(),
+            formed_at: None,
             assign_after: None,
             term: None,
             changing: None,
@@ -173,6 +176,9 @@ impl Control {
             }
             Ok(applied) => {
                 self.memory.on(&applied, &self.table);
+                if applied.changes.cluster && self.table.registry().formed() {
+                    self.formed_at = Some(applied.at);
+                }
                 self.on_applied_as_leader(&applied);
             }
             Err(broadcast::error::RecvError::Lagged(missed)) => {

@@ -7,7 +7,10 @@ use shoal_worker::{
     config::{Config, LogFormat, RunArgs},
     node,
 };
-use tracing_subscriber::{filter::targets::Targets, prelude::*};
+use tracing_subscriber::{
+    filter::{LevelFilter, targets::Targets},
+    prelude::*,
+};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -70,7 +73,10 @@ fn run(runtime: &tokio::runtime::Runtime, args: &RunArgs) -> ExitCode {
 }
 
 fn log(config: &Config) {
-    let filter: Targets = config.log_level.parse().unwrap_or_default();
+    let asked: Targets = config.log_level.parse().unwrap_or_default();
+    // Raft tells of each step at info; its errors are enough unless it is named.
+    let named = config.log_level.contains("openraft");
+    let filter = if named { asked } else { asked.with_target("openraft", LevelFilter::ERROR) };
     let layer = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
     let layer = match config.log_format {
         LogFormat::Json => layer.json().boxed(),

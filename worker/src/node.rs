@@ -90,12 +90,8 @@ pub async fn run(config: Config, stop: impl Future<Output = ()>) -> Result<(), E
     let metrics = Arc::new(forward::metrics::Metrics::default());
     let mut registered = Metrics::with_prefix("shoal");
     metrics.register(&mut registered);
-    let node = forward::Node::new(
-        Arc::new(owner.clone()),
-        table.clone(),
-        metrics,
-        config.max_payload,
-    );
+    let node =
+        forward::Node::new(Arc::new(owner.clone()), table.clone(), metrics, config.max_payload);
     let forward = Arc::new(node);
     let ingress = Ingress::new(forward.clone());
     let data = DataPort::bind(

@@ -103,7 +103,7 @@ impl Control {
     fn register(&mut self, ask: Register, reply: Reply, now: Timestamp) {
         let registry = self.table.registry();
         let verdict = match (registry.node(ask.node), &self.term) {
-            (Some(_), _) if !registry.formed() => {
+            (Some(_) | None, _) if !registry.formed() => {
                 Err(Denied::Later("NOT_FORMED: the founding nodes have not all joined yet".into()))
             }
             (Some(row), Some(term)) => {

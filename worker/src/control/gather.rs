@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, time::Duration};
 use shoal_core::{
     id::{NodeId, Timestamp},
     planner::{self, HeldBack, Plan, PlanInput, Standing},
+    registry::Life,
     session::{
         expiry::Expiry,
         fencing::{NodeFact, View},
@@ -101,7 +102,22 @@ impl Control {
         let comes_back = self.term.as_ref().is_some_and(|term| !term.fencing.may_assign_orphans());
         let after_formed =
             self.assign_after.map_or(Duration::ZERO, |after| after.at_least_since(now));
-        if comes_back { after_formed.max(LOOK_AGAIN) } else { after_formed }
+        if comes_back || self.founders_are_registering(now) {
+            after_formed.max(LOOK_AGAIN)
+        } else {
+            after_formed
+        }
+    }
+}
+
+impl Control {
+    /// Right after Formed every founder is about to register: shards given to the first one
+    /// alone would all be moved again.
+    fn founders_are_registering(&self, now: Timestamp) -> bool {
+        /// Within it every living founder has registered, and one second is promised.
+        const PATIENCE: Duration = Duration::from_millis(500);
+        let fresh = self.formed_at.is_some_and(|at| now.at_most_since(at) < PATIENCE);
+        fresh && self.table.registry().nodes().any(|(_, node)| node.life == Life::Joining)
     }
 }
 

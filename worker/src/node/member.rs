@@ -47,8 +47,12 @@ impl Member {
     ) -> Result<Self, Cause> {
         let node = raft.id();
         let stop = shared.shutdown.child_token();
-        let config =
-            control::Config { node, founding_size: names.len().max(1), founding: names, found: first };
+        let config = control::Config {
+            node,
+            founding_size: names.len().max(1),
+            founding: names,
+            found: first,
+        };
         let (control, asks) = Control::new(config, raft.clone(), shared.table.clone());
         let lock = shared.identity.lock().lock_id();
         let client = Client::new(
@@ -60,8 +64,7 @@ impl Member {
         );
         let shards = shards(shared, node, &client);
         let lease = super::lease(&shared.config);
-        let probe =
-            Probe::start(shared.config.raft_dir.clone(), lease.length() / 4, stop.clone())?;
+        let probe = Probe::start(shared.config.raft_dir.clone(), lease.length() / 4, stop.clone())?;
         let (session, handle) = Session::new(
             session::Config { node, lease },
             shared.identity.clone(),

@@ -11,7 +11,7 @@ use shoal_core::{
     registry::MoveRef,
 };
 use tokio::sync::oneshot;
-use tracing::{error, info, warn};
+use tracing::{debug, error, warn};
 use twox_hash::XxHash64;
 
 use super::{sender::Sent, slot::Slot};
@@ -217,7 +217,7 @@ impl Slot {
                 return;
             }
             held.hosted = Hosted::Open;
-            info!(shard = %self.shard, %epoch, ?start, "open");
+            debug!(shard = %self.shard, %epoch, ?start, "open");
         }
         self.on(Event::Opened(epoch));
     }
