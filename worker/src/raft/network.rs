@@ -263,7 +263,13 @@ impl NetStreamAppend<Types> for Link {
             if self.purpose == Purpose::Heartbeat {
                 self.heartbeat(input, option).await
             } else {
-                self.replicate(input, option).await
+                let opened = self.replicate(input, option).await;
+                if opened.is_err() {
+                    // openraft waits only between requests, and none is asked for while
+                    // no stream opens: without this a dead peer costs a core.
+                    tokio::time::sleep(RETRY.0).await;
+                }
+                opened
             }
         })
     }
