@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use shoal_worker::{
+    cli,
     config::{Config, LogFormat, RunArgs},
     node,
 };
@@ -29,6 +30,8 @@ struct Arguments {
 enum Command {
     /// Run one node
     Run(Box<RunArgs>),
+    #[command(flatten)]
+    Cli(cli::Command),
 }
 
 fn main() -> ExitCode {
@@ -49,6 +52,13 @@ fn main() -> ExitCode {
     };
     match arguments.command {
         Command::Run(args) => run(&runtime, &args),
+        Command::Cli(command) => match runtime.block_on(cli::execute(command)) {
+            Ok(code) => code,
+            Err(error) => {
+                eprintln!("shoal: {error:#}");
+                ExitCode::FAILURE
+            }
+        },
     }
 }
 
