@@ -86,7 +86,7 @@ fn core_does_no_io() {
 #[test]
 fn only_env_touches_the_machine() {
     const FORBIDDEN: [&str; 5] =
-        ["tokio::net", "std::fs", "std::thread", "Instant::now()", "tokio::fs"];
+        ["tokio::net", "std::fs", "std::thread", "tokio::fs", "SystemTime"];
     let mut offenders = Vec::new();
     for (name, text) in files(".rs") {
         let exempt = name.starts_with("worker/src/env") || is_test_file(&name);
@@ -94,9 +94,10 @@ fn only_env_touches_the_machine() {
             continue;
         }
         for (number, line) in production(&text).lines().enumerate() {
-            let code =
-                line.split("//").next().unwrap_or(line).replace("tokio::time::Instant::now()", "");
-            if FORBIDDEN.iter().any(|word| code.contains(word)) {
+            let code = line.split("//").next().unwrap_or(line);
+            // The runtime's Instant paces, and is virtual where time is simulated; std's is not.
+            let std_clock = code.contains("std::time") && code.contains("Instant");
+            if std_clock || FORBIDDEN.iter().any(|word| code.contains(word)) {
                 offenders.push(format!("{name}:{}: {}", number + 1, line.trim()));
             }
         }
