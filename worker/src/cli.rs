@@ -4,6 +4,7 @@
 
 mod admin;
 mod bench;
+mod dev;
 mod show;
 mod top;
 mod view;
@@ -48,6 +49,8 @@ impl Target {
 
 #[derive(clap::Subcommand, Clone, Debug)]
 pub enum Command {
+    /// Start a whole cluster on this machine
+    Dev(dev::Args),
     /// The cluster as one node sees it
     Status {
         /// Confirmed by a quorum
@@ -133,6 +136,7 @@ pub enum Command {
 /// Runs one command; an error is for people and ends the process with a failure.
 pub async fn execute(command: Command) -> anyhow::Result<ExitCode> {
     match command {
+        Command::Dev(args) => dev::execute(args).await,
         Command::Bench(args) => bench::execute(args).await,
         Command::Top { target } => top::execute(&target).await,
         Command::Status { linearizable, target } => admin::status(&target, linearizable).await,

@@ -15,7 +15,7 @@ pub use address::HostPort;
 /// Distance of the default ports from the one of NODE_ADDRESS.
 const RAFT_PORT_OFFSET: u16 = 1_000;
 pub const ADMIN_PORT_OFFSET: u16 = 2_000;
-const HTTP_PORT_OFFSET: u16 = 3_000;
+pub const HTTP_PORT_OFFSET: u16 = 3_000;
 /// Smallest and largest MAX_PAYLOAD: a frame's length field and the memory of one pipe.
 const MAX_PAYLOADS: std::ops::RangeInclusive<u64> = 1_024..=64 << 20;
 

@@ -1,0 +1,112 @@
+//! `shoal dev`: a whole cluster of child processes on this machine, and the demo on it.
+
+mod children;
+mod cluster;
+mod screen;
+mod story;
+mod verdict;
+
+use std::{path::PathBuf, process::ExitCode};
+
+use anyhow::Context as _;
+use tokio::signal::unix::{SignalKind, signal};
+
+use self::{
+    cluster::Cluster,
+    screen::Teller,
+    story::{Story, Told},
+};
+use super::{Output, SUCCESS};
+use crate::env::{disk, random};
+
+/// Where `shoal dev` keeps its nodes between runs.
+const DEFAULT_DIR: &str = ".local/dev";
+
+#[derive(clap::Args, Clone, Debug)]
+pub struct Args {
+    /// Port of the first node; the others follow, +1000, +2000 and +3000 are used too
+    #[arg(long, default_value_t = 11_000, value_parser = clap::value_parser!(u16).range(1_024..=62_000))]
+    pub base_port: u16,
+    /// Directory of the nodes [default: .local/dev; with --demo a new temporary one]
+    #[arg(long)]
+    pub dir: Option<PathBuf>,
+    #[arg(long)]
+    pub shards: Option<u32>,
+    /// Seconds
+    #[arg(long)]
+    pub lease: Option<u32>,
+    /// Under load a node joins, one is removed, one is rolled, one is killed
+    #[arg(long)]
+    pub demo: bool,
+    /// With --demo: do not report the death of the killed node, wait for its lease
+    #[arg(long, requires = "demo")]
+    pub no_report: bool,
+    /// With --demo: calls per second
+    #[arg(long, default_value_t = 500.0, requires = "demo")]
+    pub rate: f64,
+    /// With --demo: lines instead of the live view
+    #[arg(long, requires = "demo")]
+    pub plain: bool,
+    #[arg(long, value_enum, default_value_t = Output::Table)]
+    pub output: Output,
+}
+
+pub async fn execute(args: Args) -> anyhow::Result<ExitCode> {
+    let dir = args.dir.clone().unwrap_or_else(|| {
+        if args.demo {
+            std::env::temp_dir().join(format!("shoal-demo-{:08x}", random::u64() as u32))
+        } else {
+            PathBuf::from(DEFAULT_DIR)
+        }
+    });
+    disk::create_dir_all(&dir).with_context(|| format!("creating {}", dir.display()))?;
+    let mut cluster = Cluster::new(&args, &dir);
+    let outcome = tokio::select! {
+        outcome = shown(&args, &mut cluster) => outcome,
+        stopped = interrupted() => stopped.map(|()| Told::Interrupted),
+    };
+    let stopped = cluster.stop().await;
+    let told = outcome.with_context(|| format!("the nodes' logs are in {}", dir.display()))?;
+    let code = match told {
+        Told::Interrupted => {
+            println!("stopped");
+            SUCCESS
+        }
+        Told::Whole(verdict) => {
+            match args.output {
+                Output::Table => println!("{verdict}"),
+                Output::Json => println!("{:#}", verdict.as_json()),
+            }
+            if verdict.passed() { SUCCESS } else { ExitCode::FAILURE }
+        }
+    };
+    stopped.with_context(|| format!("the nodes' logs are in {}", dir.display()))?;
+    if code == SUCCESS && args.demo && args.dir.is_none() {
+        disk::remove_dir_all(&dir)?;
+    } else if args.demo {
+        println!("the nodes' logs are in {}", dir.display());
+    }
+    Ok(code)
+}
+
+async fn shown(args: &Args, cluster: &mut Cluster) -> anyhow::Result<Told> {
+    let teller = Teller::open(args.plain || args.output == Output::Json)?;
+    if args.demo {
+        return Story::new(args, cluster, teller).tell().await.map(Told::Whole);
+    }
+    cluster.form().await?;
+    for node in cluster.nodes() {
+        teller.say(format!("{} serves {}", node.name, node.address()));
+    }
+    teller.say("Ctrl-C stops the cluster".to_owned());
+    cluster.watch().await
+}
+
+async fn interrupted() -> anyhow::Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    tokio::select! {
+        interrupted = tokio::signal::ctrl_c() => interrupted?,
+        _ = terminate.recv() => {}
+    }
+    Ok(())
+}

@@ -1,0 +1,248 @@
+//! Nodes as child processes: started, waited for, signalled, always reaped.
+//!
+//! Each has a process group of its own, so that Ctrl-C reaches the parent alone. What a
+//! child prints goes to a file beside its data.
+
+use std::{
+    path::{Path, PathBuf},
+    process::{ExitStatus, Stdio},
+    time::Duration,
+};
+
+use anyhow::{Context as _, bail, ensure};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    process::{Child, Command},
+    time::{self, Instant},
+};
+
+use crate::{
+    config::{ADMIN_PORT_OFFSET, HTTP_PORT_OFFSET},
+    env::{disk, net},
+};
+
+const POLL: Duration = Duration::from_millis(50);
+/// A readyz that takes longer is asked again.
+const PROBE_PATIENCE: Duration = Duration::from_secs(1);
+/// The settings of `shoal run`: a child gets those given to it and no inherited ones.
+const SETTINGS: [&str; 23] = [
+    "NODE_ADDRESS",
+    "RAFT_ADDRESS",
+    "ADMIN_ADDRESS",
+    "HTTP_ADDRESS",
+    "BIND_ADDRESS",
+    "RAFT_ID",
+    "RAFT_DIR",
+    "JOIN_ADDRESS",
+    "PEER_ADDRESSES",
+    "DISCOVERY",
+    "BOOTSTRAP_EXPECT",
+    "SHARDS",
+    "LEASE",
+    "WEIGHT",
+    "ZONE",
+    "MAX_PAYLOAD",
+    "SHUTDOWN_BUDGET",
+    "LOG_FORMAT",
+    "TLS_MODE",
+    "TLS_CERT",
+    "TLS_KEY",
+    "TLS_CA",
+    "NODE_IP",
+];
+
+/// How a node gets into the cluster.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Start {
+    Peers(String),
+    Join(String),
+}
+
+/// One node on this machine, running or not.
+pub struct Node {
+    pub name: String,
+    pub port: u16,
+    dir: PathBuf,
+    start: Start,
+    extra: Vec<(&'static str, String)>,
+    starts: u32,
+    child: Option<Child>,
+}
+
+impl Node {
+    pub fn new(name: &str, port: u16, root: &Path, start: Start) -> Self {
+        let (name, dir) = (name.to_owned(), root.join(name));
+        Self { name, port, dir, start, extra: Vec::new(), starts: 0, child: None }
+    }
+
+    /// Passes a setting on.
+    pub fn set(&mut self, setting: &'static str, value: Option<String>) {
+        self.extra.extend(value.map(|value| (setting, value)));
+    }
+
+    pub fn address(&self) -> String {
+        format!("localhost:{}", self.port)
+    }
+
+    pub fn admin_address(&self) -> String {
+        format!("localhost:{}", self.port + ADMIN_PORT_OFFSET)
+    }
+
+    pub fn runs(&self) -> bool {
+        self.child.is_some()
+    }
+
+    fn log(&self) -> PathBuf {
+        self.dir.with_extension(format!("{}.log", self.starts))
+    }
+
+    pub fn environment(&self) -> Vec<(&'static str, String)> {
+        let (setting, value) = match &self.start {
+            Start::Peers(peers) => ("PEER_ADDRESSES", peers.clone()),
+            Start::Join(address) => ("JOIN_ADDRESS", address.clone()),
+        };
+        let mut environment = vec![
+            ("NODE_ADDRESS", self.address()),
+            ("RAFT_ID", self.name.clone()),
+            ("RAFT_DIR", self.dir.display().to_string()),
+            (setting, value),
+        ];
+        environment.extend(self.extra.iter().cloned());
+        environment
+    }
+
+    pub fn spawn(&mut self) -> anyhow::Result<()> {
+        disk::create_dir_all(&self.dir)?;
+        loop {
+            self.starts += 1;
+            if !disk::exists(&self.log())? {
+                break;
+            }
+        }
+        let log = disk::open_or_create(&self.log())?;
+        let program = std::env::current_exe().context("the path of this program")?;
+        let mut command = Command::new(program);
+        command.arg("run").stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+        for setting in SETTINGS {
+            command.env_remove(setting);
+        }
+        command.envs(self.environment()).process_group(0).kill_on_drop(true);
+        self.child = Some(command.spawn().with_context(|| format!("starting {}", self.name))?);
+        Ok(())
+    }
+
+    /// Until /readyz says 200; the end of the process or `patience` is an error.
+    pub async fn ready(&mut self, patience: Duration) -> anyhow::Result<()> {
+        let until = Instant::now() + patience;
+        let address = format!("localhost:{}", self.port + HTTP_PORT_OFFSET);
+        let mut last = "no answer".to_owned();
+        while Instant::now() < until {
+            self.check()?;
+            match time::timeout(PROBE_PATIENCE, probe(&address)).await {
+                Ok(Ok((200, _))) => return Ok(()),
+                Ok(Ok((code, text))) => last = format!("{code} {text}"),
+                Ok(Err(error)) => last = error.to_string(),
+                Err(_) => last = "no answer".to_owned(),
+            }
+            time::sleep(POLL).await;
+        }
+        bail!("{} is not ready after {patience:?}: {last}; see {}", self.name, self.log().display())
+    }
+
+    /// An error if the process ended by itself.
+    pub fn check(&mut self) -> anyhow::Result<()> {
+        let child = self.child.as_mut().with_context(|| format!("{} does not run", self.name))?;
+        if let Some(status) = child.try_wait()? {
+            self.child = None;
+            let log = disk::read(&self.log())?.unwrap_or_default();
+            let log = String::from_utf8_lossy(&log);
+            let last = log.lines().last().unwrap_or_default();
+            bail!("{} ended with {status}: {last}; see {}", self.name, self.log().display());
+        }
+        Ok(())
+    }
+
+    /// Asks the process to leave.
+    #[allow(unsafe_code)] // kill(2): std can only kill hard
+    pub fn terminate(&self) {
+        if let Some(id) = self.child.as_ref().and_then(Child::id) {
+            // SAFETY: a plain system call; the process is ours and not yet reaped.
+            unsafe { libc::kill(id as libc::pid_t, libc::SIGTERM) };
+        }
+    }
+
+    /// Kills it hard and reaps it: from then on it is known to have ended.
+    pub async fn kill(&mut self) -> anyhow::Result<()> {
+        if let Some(mut child) = self.child.take() {
+            child.kill().await?;
+        }
+        Ok(())
+    }
+
+    /// Waits for its end; past `patience` it is killed and that is an error.
+    pub async fn ended(&mut self, patience: Duration) -> anyhow::Result<ExitStatus> {
+        let mut child = self.child.take().with_context(|| format!("{} does not run", self.name))?;
+        match time::timeout(patience, child.wait()).await {
+            Ok(status) => Ok(status?),
+            Err(_) => {
+                child.kill().await?;
+                bail!("{} did not end within {patience:?}; see {}", self.name, self.log().display())
+            }
+        }
+    }
+
+    /// A leave in good order: SIGTERM, exit code 0.
+    pub async fn leave(&mut self, patience: Duration) -> anyhow::Result<()> {
+        self.terminate();
+        let status = self.ended(patience).await?;
+        ensure!(status.success(), "{} left with {status}; see {}", self.name, self.log().display());
+        Ok(())
+    }
+}
+
+/// Status and first line of /readyz.
+async fn probe(address: &str) -> std::io::Result<(u16, String)> {
+    /// What is read of an answer.
+    const MOST: u64 = 8 << 10;
+    let mut socket = net::connect(address).await?;
+    let request = format!("GET /readyz HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\r\n");
+    socket.write_all(request.as_bytes()).await?;
+    let mut answer = Vec::new();
+    socket.take(MOST).read_to_end(&mut answer).await?;
+    Ok(read_answer(&String::from_utf8_lossy(&answer)))
+}
+
+fn read_answer(answer: &str) -> (u16, String) {
+    let code = answer.split(' ').nth(1).and_then(|code| code.parse().ok()).unwrap_or(0);
+    let body = answer.split_once("\r\n\r\n").map_or("", |(_, body)| body);
+    (code, body.lines().next().unwrap_or_default().to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_node_has_its_own_settings() {
+        let peers = Start::Peers("localhost:1,localhost:2".to_owned());
+        let mut node = Node::new("node-b", 11_001, Path::new("data"), peers);
+        node.set("SHARDS", Some("64".to_owned()));
+        node.set("LEASE", None);
+        let expected = [
+            ("NODE_ADDRESS", "localhost:11001"),
+            ("RAFT_ID", "node-b"),
+            ("RAFT_DIR", "data/node-b"),
+            ("PEER_ADDRESSES", "localhost:1,localhost:2"),
+            ("SHARDS", "64"),
+        ];
+        assert_eq!(node.environment(), expected.map(|(name, value)| (name, value.to_owned())));
+        assert_eq!(node.admin_address(), "localhost:13001");
+    }
+
+    #[test]
+    fn an_answer_is_read_by_code_and_reason() {
+        let answer = "HTTP/1.1 503 Service Unavailable\r\na: b\r\n\r\nno leader\nmore";
+        assert_eq!(read_answer(answer), (503, "no leader".to_owned()));
+        assert_eq!(read_answer(""), (0, String::new()));
+    }
+}
