@@ -41,10 +41,12 @@ struct Shared {
 impl Right {
     /// No right yet, and the thread that will watch it; the thread ends with the last clone.
     pub fn new() -> io::Result<Self> {
+        let ended = CancellationToken::new();
+        ended.cancel();
         let shared = Arc::new(Shared {
             boottime: AtomicU64::new(0),
             raw: AtomicU64::new(0),
-            ended: Mutex::default(),
+            ended: Mutex::new(ended),
         });
         let watched = Arc::downgrade(&shared);
         thread::spawn("right", move || watch(&watched))?;
@@ -83,7 +85,7 @@ impl Right {
         self.shared.until()
     }
 
-    /// Cancelled when the right ends.
+    /// Cancelled when the right ends, and where there is none.
     pub fn ended(&self) -> CancellationToken {
         self.shared.ended.lock().clone()
     }
@@ -159,8 +161,9 @@ mod tests {
     #[tokio::test]
     async fn the_watcher_cancels_when_the_right_runs_out_and_a_renewal_revives_it() {
         let right = Right::new().unwrap();
+        assert!(right.ended().is_cancelled(), "none yet");
+        right.extend(clock::now().plus(Duration::from_millis(200)));
         let ended = right.ended();
-        right.extend(clock::now().plus(Duration::from_millis(30)));
         tokio::time::timeout(Duration::from_secs(10), ended.cancelled()).await.unwrap();
         assert!(!right.holds(clock::now()));
         assert!(right.extend(clock::now().plus(HOUR)));

@@ -1,8 +1,8 @@
 //! The shards of this node: runs calls on them, follows the table, hands them over.
 //!
-//! [`Shards`] is the handle; `slot` is one shard, `jobs` what its host does in order,
-//! `transfer` the stream to or from another node. What may be served is decided in
-//! `core::admit`, what happens to a shard in `core::handoff`.
+//! [`Shards`] is the handle; `call` is one call, `life` one incarnation, `slot` one shard,
+//! `jobs` what its host does in order, `sender` and `receiver` the two ends of a hand-over.
+//! What may be served is decided in `core::admit`, what becomes of a shard in `core::handoff`.
 
 mod call;
 mod jobs;
@@ -31,7 +31,7 @@ use shoal_core::{
     handoff::{Local, Process, Report, shard::Event},
     id::{Incarnation, LogIndex, NodeId, ShardId, Timestamp},
 };
-use shoal_proto::shoal::peer::v1::handover_server::HandoverServer;
+use shoal_proto::shoal::peer::v1::handover_server::{Handover, HandoverServer};
 use tokio::{runtime::Handle, sync::Notify};
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
@@ -138,6 +138,7 @@ impl Shards {
     pub async fn run(&self, shutdown: CancellationToken) {
         let mut applied = self.ground().parts.table.watch_applied();
         let mut load = tokio::time::interval(LOAD_SPAN);
+        load.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut counted = 0;
         loop {
             tokio::select! {
@@ -243,9 +244,6 @@ impl Shards {
         }
     }
 }
-
-/// What `handover_server` serves; its name is nobody's business.
-pub use shoal_proto::shoal::peer::v1::handover_server::Handover;
 
 impl Ground {
     /// Notes whether a slot's machine wants to be woken.

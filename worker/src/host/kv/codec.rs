@@ -85,6 +85,11 @@ pub(super) fn put_size(key: &[u8], value: &[u8]) -> u64 {
     (9 + key.len() + value.len()) as u64
 }
 
+/// Encoded size of a delete.
+pub(super) fn delete_size(key: &[u8]) -> u64 {
+    (5 + key.len()) as u64
+}
+
 /// Reads the stream, cut anywhere.
 #[derive(Debug, Default)]
 pub(super) struct Decoder {

@@ -16,6 +16,10 @@ use crate::host::api::Piece;
 /// Size at which a piece is closed: what the hand-over sends as one frame.
 const PIECE_SIZE: usize = 256 << 10;
 
+/// Changes beyond twice the shard that nobody fetches: the move was given up, and its export
+/// is forgotten before it eats the memory. One that still goes on has to begin anew.
+const ABANDONED: u64 = 16 << 20;
+
 #[derive(Debug, Default)]
 pub(super) struct Store {
     entries: BTreeMap<Bytes, Bytes>,
@@ -86,8 +90,17 @@ impl Store {
         let Some(export) = &mut self.export else { return };
         if !export.has_passed(key) {
             export.ahead = export.ahead + new - old;
-        } else if export.dirty.insert(Bytes::copy_from_slice(key)) {
-            export.dirty_size += new.max(codec::put_size(key, &[]));
+            return;
+        }
+        // What is gone travels as a delete.
+        let cost = |size: u64| if size == 0 { codec::delete_size(key) } else { size };
+        if export.dirty.insert(Bytes::copy_from_slice(key)) {
+            export.dirty_size += cost(new);
+        } else {
+            export.dirty_size = export.dirty_size + cost(new) - cost(old);
+        }
+        if export.dirty_size > 2 * self.size + ABANDONED {
+            self.export = None;
         }
     }
 
@@ -153,16 +166,17 @@ fn write_dirty(entries: &BTreeMap<Bytes, Bytes>, export: &mut Export, to: &mut B
     while to.len() < PIECE_SIZE
         && let Some(key) = export.dirty.pop_first()
     {
-        match entries.get(&key) {
-            Some(value) => export.encoder.put(to, &key, value),
-            None => export.encoder.delete(to, &key),
-        }
+        export.dirty_size -= match entries.get(&key) {
+            Some(value) => {
+                export.encoder.put(to, &key, value);
+                codec::put_size(&key, value)
+            }
+            None => {
+                export.encoder.delete(to, &key);
+                codec::delete_size(&key)
+            }
+        };
     }
-    // Sizes noted at the first change drift from those written; an empty set has none.
-    export.dirty_size = match export.dirty.is_empty() {
-        true => 0,
-        false => export.dirty_size.saturating_sub(to.len() as u64),
-    };
 }
 
 /// A shard on its way in.
@@ -242,7 +256,28 @@ mod tests {
         let piece = store.export(0).unwrap();
         assert_eq!(piece.remaining, 0);
         store.put(b"key-000004", b"four");
+        store.put(b"key-000004", b"and more");
+        store.delete(b"key-000003");
+        store.put(b"gone again", b"x");
+        store.delete(b"gone again");
+        let changed = codec::put_size(b"key-000004", b"and more")
+            + codec::delete_size(b"key-000003")
+            + codec::delete_size(b"gone again");
+        assert_eq!(store.export.as_ref().unwrap().remaining(), changed);
         assert_eq!(store.export(piece.next).unwrap().remaining, 0);
+    }
+
+    #[test]
+    fn an_abandoned_export_is_forgotten() {
+        let mut store = filled(1, 10);
+        let next = store.export(0).unwrap().next;
+        for i in 0..ABANDONED / 1_000 {
+            let key = format!("{i:01000}");
+            store.put(key.as_bytes(), b"");
+            store.delete(key.as_bytes());
+        }
+        assert!(store.export.is_none());
+        assert!(store.export(next).is_none());
     }
 
     #[test]

@@ -178,6 +178,7 @@ impl Slot {
         }
     }
 
+    /// None: the stream ended, or the move did, and then nobody minds that it broke.
     fn out(&self, key: MoveRef) -> Option<Out> {
         let mut state = self.state();
         let link = state.link_mut(key)?;
@@ -187,7 +188,9 @@ impl Slot {
 
     /// One round of the first phase.
     pub(super) async fn export(self: &Arc<Self>, held: &mut Held, key: MoveRef) {
-        let Some(out) = self.out(key) else { return };
+        let Some(out) = self.out(key) else {
+            return self.on(Event::Host { key, step: Step::Broken });
+        };
         if held.sent.as_ref().is_none_or(|sent| sent.key != key) {
             held.sent = Some(Sent { key, since: 0, digest: Digest::default() });
         }
@@ -226,7 +229,9 @@ impl Slot {
 
     /// Freezes the host and sends the rest.
     pub(super) async fn freeze(self: &Arc<Self>, held: &mut Held, key: MoveRef) {
-        let Some(out) = self.out(key) else { return };
+        let Some(out) = self.out(key) else {
+            return self.on(Event::Host { key, step: Step::Broken });
+        };
         let rest = match self.ground.parts.host.freeze(self.shard).await {
             Ok(rest) => rest,
             Err(error) => {
@@ -254,4 +259,22 @@ pub(super) struct Sent {
     key: MoveRef,
     since: u64,
     digest: Digest,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn bytes_wait_for_their_turn() {
+        let pace = Pace::new(NonZeroU64::new(1_000_000));
+        let begin = Instant::now();
+        for _ in 0..3 {
+            pace.take(100_000).await;
+        }
+        assert!(begin.elapsed() >= Duration::from_millis(200), "two spans between three");
+        let begin = Instant::now();
+        Pace::new(None).take(usize::MAX).await;
+        assert!(begin.elapsed() < Duration::from_secs(1));
+    }
 }

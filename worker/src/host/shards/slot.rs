@@ -15,7 +15,9 @@ use shoal_core::{
         Header, Nack,
         owner::{Facts, Queue, Recheck, Verdict, Withheld, admit, recheck},
     },
-    handoff::{Action, Body, Local, Message, News, Process, Report, Shard, Step, shard::Event},
+    handoff::{
+        Action, Body, Local, Message, News, Process, Report, Shard, Step, Tombstone, shard::Event,
+    },
     id::{Epoch, ShardId, Timestamp},
     registry::MoveRef,
 };
@@ -229,7 +231,9 @@ impl Slot {
                 state.paused = None;
                 let metrics = &self.ground.parts.metrics;
                 metrics.pause.observe(now.at_least_since(since).as_secs_f64());
-                if matches!(local, Local::Closed { .. }) {
+                // A fence in the middle leaves the shard to nobody.
+                let gone = |tombstone: Tombstone| tombstone.to.is_some();
+                if matches!(local, Local::Closed { tombstone } if tombstone.is_some_and(gone)) {
                     metrics.moved_out.inc();
                 }
             }

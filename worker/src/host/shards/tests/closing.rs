@@ -25,6 +25,7 @@ async fn s15_a_new_incarnation_begins_only_when_no_old_handler_runs() {
     host.gate.add_permits(1);
     assert!(matches!(running.await.unwrap(), Outcome::Unknown(_)));
     closing.await.unwrap();
+    assert!(!host.closed_busy.load(Ordering::SeqCst));
     node.register(2).await;
     world.assign(S0, &node);
     node.serves(S0).await;
@@ -52,6 +53,26 @@ async fn closing_in_place_lets_handlers_finish_and_admits_no_more() {
     closing.await.unwrap();
     assert_eq!(node.shards.owned(), Owned::default());
     node.shards.close_all(incarnation).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_shard_is_closed_under_a_handler_that_cannot_be_cancelled() {
+    let host = Arc::new(Gated::default());
+    let (world, [node, _other]) = World::new([Arc::clone(&host) as _, kv()]).await;
+    world.assign(S0, &node);
+    node.serves(S0).await;
+    let (shards, call) = (node.shards.clone(), node.ask("block", "k", b""));
+    let running = tokio::spawn(async move { shards.call(call).await });
+    host.entered(1).await;
+    let (shards, incarnation) = (node.shards.clone(), world.process(node.id).incarnation);
+    let mut closing = tokio::spawn(async move { shards.close_all(incarnation).await });
+    // Longer than handlers are given to finish.
+    let patience = shoal_core::handoff::DRAIN_CAP + Duration::from_millis(200);
+    assert!(tokio::time::timeout(patience, &mut closing).await.is_err());
+    host.gate.add_permits(1);
+    closing.await.unwrap();
+    assert!(!host.closed_busy.load(Ordering::SeqCst));
+    assert!(!matches!(running.await.unwrap(), Outcome::Nack(_)));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -1,7 +1,5 @@
 //! Shards that move while they are called.
 
-use std::sync::atomic::AtomicBool;
-
 use shoal_core::{admit::Nack, handoff::Refusal};
 
 use super::*;
@@ -178,4 +176,22 @@ async fn s12_a_target_that_dies_before_the_commit_costs_nothing() {
     target.fence();
     source.serves(S0).await;
     assert_eq!(source.answer("incr", "n").await, "2");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn p4_a_target_out_of_reach_is_asked_again_while_its_owner_serves() {
+    let (world, [source, target]) = World::new([kv(), kv()]).await;
+    world.assign(S0, &source);
+    source.serves(S0).await;
+    let address = world.addresses.lock().insert(target.id, "127.0.0.1:1".to_owned()).unwrap();
+    world.begin_move(S0, &target);
+    eventually("the owner asks again", || {
+        let working = world.reports.lock().iter().filter(|news| **news == News::Working).count();
+        (working >= 3).then_some(())
+    })
+    .await;
+    assert_eq!(source.answer("incr", "n").await, "1");
+    world.addresses.lock().insert(target.id, address);
+    target.serves(S0).await;
+    assert_eq!(target.answer("incr", "n").await, "2");
 }
