@@ -250,6 +250,7 @@ impl<E: Effects> Found<E> {
         self.apply(Event::Started { formed_in_log })?;
         self.learn_addresses()?;
         let mut remind = tokio::time::interval(REMIND_EVERY);
+        remind.reset();
         loop {
             let event = tokio::select! {
                 () = shutdown.cancelled() => return Ok(()),
@@ -399,8 +400,8 @@ impl<E: Effects> Found<E> {
         self.requests.spawn(async move {
             match tokio::time::timeout(REQUEST_TIMEOUT, call).await {
                 Ok(Ok(event)) => return event,
-                Ok(Err(error)) => tracing::info!(%error, what, "asked in vain"),
-                Err(_) => tracing::info!(what, "asked without an answer"),
+                Ok(Err(error)) => tracing::debug!(%error, what, "asked in vain"),
+                Err(_) => tracing::debug!(what, "asked without an answer"),
             }
             None
         });
