@@ -77,8 +77,8 @@ impl Error {
     }
 }
 
-/// What founding asks of the rest of the worker. Calls of `initialize`, `start`, `stop` and
-/// `renounce_founder` come one at a time, in order; an error of them ends the process.
+/// What founding asks of the rest of the worker. Calls of `initialize`, `start` and `stop`
+/// come one at a time, in order; an error of them ends the process.
 pub trait Effects: Send + Sync + 'static {
     /// Runs Raft as node 1 of this cluster; a log without entries is initialised with this
     /// node alone. Then `Handle::membership_committed`, `formed_in_log` and
@@ -92,12 +92,9 @@ pub trait Effects: Send + Sync + 'static {
         node: NodeId,
     ) -> impl Future<Output = Result<(), Cause>> + Send;
 
-    /// Stops Raft and closes its files; true if Formed is in the log.
+    /// Stops Raft, if it runs, and closes its files; true if Formed is in the log. Nothing
+    /// may be appended after it returns: the machine tells others what it was told.
     fn stop(&self) -> impl Future<Output = Result<bool, Cause>> + Send;
-
-    /// Refuses all appends of node 1 from now on, until Formed is in the log, and returns
-    /// when none is under way.
-    fn renounce_founder(&self) -> impl Future<Output = Result<(), Cause>> + Send;
 
     /// Asks the node at this RAFT_ADDRESS to admit this directory; asked again on an error.
     fn request_join(
@@ -118,8 +115,6 @@ pub struct State {
     pub formed: Formed,
     /// For readiness: what is missing; none once the cluster is formed.
     pub waiting: Option<String>,
-    /// False: nothing may be taken from node 1 any more.
-    pub takes_from_founder: bool,
 }
 
 enum Input {
@@ -255,6 +250,7 @@ impl<E: Effects> Found<E> {
         self.apply(Event::Started { formed_in_log })?;
         self.learn_addresses()?;
         let mut remind = tokio::time::interval(REMIND_EVERY);
+        remind.reset();
         loop {
             let event = tokio::select! {
                 () = shutdown.cancelled() => return Ok(()),
@@ -320,6 +316,7 @@ impl<E: Effects> Found<E> {
             }
             Action::Drop { token } => drop(self.tokens.remove(&token)),
             Action::Persist(_)
+            | Action::Renounce(_)
             | Action::Leave(_)
             | Action::Initialize { .. }
             | Action::Start { .. } => self.hands.take(action),
@@ -403,8 +400,8 @@ impl<E: Effects> Found<E> {
         self.requests.spawn(async move {
             match tokio::time::timeout(REQUEST_TIMEOUT, call).await {
                 Ok(Ok(event)) => return event,
-                Ok(Err(error)) => tracing::info!(%error, what, "asked in vain"),
-                Err(_) => tracing::info!(what, "asked without an answer"),
+                Ok(Err(error)) => tracing::debug!(%error, what, "asked in vain"),
+                Err(_) => tracing::debug!(what, "asked without an answer"),
             }
             None
         });
@@ -422,7 +419,6 @@ fn shown(machine: &Machine, waiting: &Option<String>) -> State {
         directory: machine.directory().clone(),
         formed: machine.formed(),
         waiting: waiting.clone(),
-        takes_from_founder: machine.takes_from_founder(),
     }
 }
 

@@ -89,6 +89,8 @@ pub struct Found {
     retry_at: Timestamp,
     greet_at: Timestamp,
     propose_at: Option<Timestamp>,
+    /// Raft was told to run and not to stop since.
+    running: bool,
     waiting: Option<String>,
     mutant: Option<Mutant>,
 }
@@ -115,6 +117,7 @@ impl Found {
             foreign: false,
             silent: Vec::new(),
             propose_at: None,
+            running: false,
             waiting: None,
             mutant: None,
         };
@@ -130,17 +133,19 @@ impl Found {
         }
     }
 
-    /// False once the founder's name was seen under another nonce and Formed is not in the
-    /// log: then Raft must take nothing from node 1 [S4].
-    pub fn takes_from_founder(&self) -> bool {
-        let durable = self.directory.renounced;
-        let renounced = match &self.pending {
-            Some(Pending::Change(next)) => next.renounced,
-            Some(Pending::Leave(_)) | None => durable,
-        };
+    /// The founder's name was seen under another nonce, and nobody shows Formed: then this
+    /// node runs no Raft, and so takes nothing from the old founder [S4].
+    fn doubts(&self) -> bool {
         let founder = self.directory.joined.as_ref().map(|j| j.founder.nonce);
-        let dead = renounced.map(|renounced| renounced.dead);
-        self.formed() >= Formed::InLog || dead.is_none() || dead != founder
+        let dead = self.directory.renounced.map(|renounced| renounced.dead);
+        let forming = |seen: &Seen| {
+            let theirs = seen.state.joined.as_ref().map(|joined| joined.cluster);
+            seen.state.formed >= Formed::InLog && theirs == self.directory.cluster()
+        };
+        self.formed() == Formed::No
+            && dead.is_some()
+            && dead == founder
+            && !self.view.values().any(forming)
     }
 
     pub fn formed(&self) -> Formed {
@@ -161,6 +166,7 @@ impl Found {
             Event::Tick { random } => {
                 self.ask(now, &mut actions);
                 self.decide(random, now, &mut actions);
+                actions.extend(self.enter());
                 self.retry(now, &mut actions);
                 wake_at = self.next_tick(now);
             }
@@ -173,7 +179,7 @@ impl Found {
             Event::MembershipCommitted { voters } => self.voters = voters,
             Event::FormedInLog => self.log = self.log.max(Formed::InLog),
             Event::FormedCommitted => self.log = Formed::Committed,
-            Event::LeaveRefused => self.stay(now, &mut actions),
+            Event::FormedInstead => self.stay(now, &mut actions),
             Event::Confirmed { cluster } => self.confirmed = Some(cluster),
             Event::ForeignFormed { cluster, address } => {
                 actions.extend(self.foreign(cluster, address));
@@ -213,13 +219,21 @@ impl Found {
         };
     }
 
-    fn enter(&self) -> Option<Action> {
+    /// Raft is to run, once there is a node to run it as and nothing speaks against it.
+    fn enter(&mut self) -> Option<Action> {
+        if self.running || self.pending.is_some() || self.doubts() {
+            return None;
+        }
         let joined = self.directory.joined.as_ref()?;
         let cluster = joined.cluster;
-        if self.directory.founded().is_some() && self.formed() == Formed::No {
-            return Some(Action::Initialize { cluster });
-        }
-        joined.node.map(|node| Action::Start { cluster, node })
+        let founds = self.directory.founded().is_some() && self.formed() == Formed::No;
+        let action = match joined.node {
+            Some(_) if founds => Action::Initialize { cluster },
+            Some(node) => Action::Start { cluster, node },
+            None => return None,
+        };
+        self.running = true;
+        Some(action)
     }
 
     fn decide(&mut self, random: u128, now: Timestamp, actions: &mut Vec<Action>) {
@@ -238,7 +252,7 @@ impl Found {
                 node: Some(FOUNDER),
             }),
             Step::Join(joined) => self.directory.with_joined(joined),
-            Step::Renounce(renounced) => self.directory.renouncing(renounced),
+            Step::Renounce(renounced) => return self.renounce(renounced, actions),
             Step::Form { pause } => {
                 let pause = if pause { self.pause() } else { Duration::ZERO };
                 self.propose_at = Some(now.plus(pause));
@@ -247,12 +261,23 @@ impl Found {
             Step::Record => self.directory.with_formed(),
             Step::Leave => {
                 let next = self.directory.left(random);
+                self.running = false;
                 actions.push(Action::Leave(next.clone()));
                 self.pending = Some(Pending::Leave(next));
                 return;
             }
         };
         self.persist(next, actions);
+    }
+
+    fn renounce(&mut self, renounced: Renounced, actions: &mut Vec<Action>) {
+        let next = self.directory.renouncing(renounced);
+        if self.directory.joined.is_none() {
+            return self.persist(next, actions);
+        }
+        self.running = false;
+        actions.push(Action::Renounce(next.clone()));
+        self.pending = Some(Pending::Change(next));
     }
 
     fn pause(&self) -> Duration {
@@ -312,11 +337,9 @@ impl Found {
 
     fn stay(&mut self, now: Timestamp, actions: &mut Vec<Action>) {
         self.log = self.log.max(Formed::InLog);
-        if matches!(self.pending, Some(Pending::Leave(_))) {
-            self.pending = None;
-            actions.extend(self.enter());
-            self.release(now, actions);
-        }
+        self.pending = None;
+        actions.extend(self.enter());
+        self.release(now, actions);
     }
 
     fn persisted(&mut self, now: Timestamp, actions: &mut Vec<Action>) {
@@ -335,7 +358,6 @@ impl Found {
             },
         );
         let after = &self.directory;
-        let entered = before.joined != after.joined;
         let same_self = before.nonce == after.nonce
             && before.cluster() == after.cluster()
             && before.renounced == after.renounced;
@@ -349,9 +371,7 @@ impl Found {
             }
         }
         self.choose_set();
-        if entered {
-            actions.extend(self.enter());
-        }
+        actions.extend(self.enter());
         self.release(now, actions);
     }
 

@@ -3,7 +3,7 @@
 use std::{collections::VecDeque, sync::Arc};
 
 use parking_lot::Mutex;
-use shoal_core::found::{Action, Directory, Event};
+use shoal_core::found::{Action, Event};
 use tokio::task::{JoinError, JoinSet};
 
 use super::{Cause, Effects, Error};
@@ -53,15 +53,19 @@ async fn step<E: Effects>(
 ) -> Result<Option<Event>, Error> {
     match action {
         Action::Persist(next) => {
-            if renounces(identity.lock().directory(), &next) {
-                effects.renounce_founder().await.map_err(raft("renounce the founder"))?;
+            write(identity, move |identity| identity.save(next)).await?;
+            Ok(Some(Event::Persisted))
+        }
+        Action::Renounce(next) => {
+            if effects.stop().await.map_err(raft("stop"))? {
+                return Ok(Some(Event::FormedInstead));
             }
             write(identity, move |identity| identity.save(next)).await?;
             Ok(Some(Event::Persisted))
         }
         Action::Leave(next) => {
             if effects.stop().await.map_err(raft("stop"))? {
-                return Ok(Some(Event::LeaveRefused));
+                return Ok(Some(Event::FormedInstead));
             }
             write(identity, move |identity| identity.leave(next)).await?;
             Ok(Some(Event::Persisted))
@@ -82,13 +86,6 @@ async fn step<E: Effects>(
         | Action::Exit(_)
         | Action::Waiting(_) => Ok(None),
     }
-}
-
-/// An answer must not overtake an append of the founder that is renounced in it.
-fn renounces(before: &Directory, after: &Directory) -> bool {
-    let founder = after.joined.as_ref().map(|joined| joined.founder.nonce);
-    let dead = after.renounced.map(|renounced| renounced.dead);
-    dead.is_some() && dead == founder && before.renounced != after.renounced
 }
 
 async fn write(

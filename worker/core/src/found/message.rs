@@ -113,8 +113,8 @@ pub enum Event {
     },
     FormedInLog,
     FormedCommitted,
-    /// Instead of `Persisted` after `Leave`: Formed is in the log.
-    LeaveRefused,
+    /// Instead of `Persisted`: Formed is in the log, nothing was written, Raft is stopped.
+    FormedInstead,
     /// The operator has recorded this cluster id.
     Confirmed {
         cluster: ClusterId,
@@ -147,11 +147,12 @@ pub enum Action {
     Drop {
         token: Token,
     },
-    /// Write and sync, then `Persisted`. Where it renounces the founder, first let the
-    /// appends under way from it end: an answer must not overtake one of them.
+    /// Write and sync, then `Persisted`.
     Persist(Directory),
-    /// Stop Raft; if the log holds Formed, say `LeaveRefused`; else empty the log, write and
-    /// sync this, then `Persisted`.
+    /// Stop Raft, so that no answer can overtake an append of the founder; if the log holds
+    /// Formed, say `FormedInstead`; else write and sync this, then `Persisted`.
+    Renounce(Directory),
+    /// As `Renounce`, but empty the log before the write.
     Leave(Directory),
     /// Run as the founder: initialise the log as node 1 alone unless it has entries.
     Initialize {

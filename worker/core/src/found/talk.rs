@@ -120,8 +120,7 @@ impl Found {
             && self.pending.is_none()
             && self.must_renounce(renounced)
         {
-            let next = self.directory.renouncing(renounced);
-            self.persist(next, actions);
+            self.renounce(renounced, actions);
         }
         if self.pending.is_some() && self.mutant != Some(Mutant::JoinBeforePersist) {
             if self.held.len() == MAX_HELD {

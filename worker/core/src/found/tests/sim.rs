@@ -41,8 +41,8 @@ struct Log {
     voters: Vec<u128>,
     formed: bool,
     committed: bool,
-    /// Founder only: who asked to be admitted.
-    learners: BTreeMap<String, u128>,
+    /// Founder only: learners that answered an append.
+    caught_up: BTreeSet<u128>,
     acks: BTreeSet<u128>,
 }
 
@@ -64,6 +64,8 @@ pub struct Node {
     wake: Option<u64>,
     writing: Option<Directory>,
     leaving: bool,
+    /// Raft runs.
+    raft: bool,
     tokens: BTreeMap<Token, usize>,
     pub waiting: Option<String>,
     pub exits: Vec<Reason>,
@@ -74,10 +76,10 @@ pub struct Node {
 enum Packet {
     Question(usize, Question),
     Answer(String, Answer),
-    RequestJoin(usize, ClusterId, String, u128),
+    RequestJoin(usize, ClusterId),
     Admitted(ClusterId, NodeId),
-    /// From (nonce), voters, whether it carries Formed, whether that is committed.
-    Append(usize, ClusterId, u128, Vec<u128>, bool, bool),
+    /// From, with the sender's whole log.
+    Append(usize, ClusterId, Log),
     Ack(ClusterId, u128, bool),
     Written(u64),
     Wake(u64),
@@ -172,6 +174,7 @@ impl Sim {
             wake: None,
             writing: None,
             leaving: false,
+            raft: false,
             tokens: BTreeMap::new(),
             waiting: None,
             exits: Vec::new(),
@@ -243,6 +246,7 @@ impl Sim {
         node.run += 1;
         node.tokens.clear();
         node.leaving = false;
+        node.raft = false;
         // A write without its sync may or may not have reached the disk.
         if let (Some(next), Some(disk), true) = (node.writing.take(), &mut node.disk, lucky) {
             disk.directory = next;
@@ -348,16 +352,10 @@ impl Sim {
                 self.nodes[i].tokens.remove(&token);
             }
             Action::Persist(next) => self.write(i, next),
-            Action::Leave(next) => {
-                if self.nodes[i].disk.as_ref().unwrap().log.formed {
-                    self.event(i, Event::LeaveRefused);
-                } else {
-                    self.trace(format!("{} leaves", self.nodes[i].name));
-                    self.nodes[i].leaving = true;
-                    self.write(i, next);
-                }
-            }
+            Action::Renounce(next) => self.stop_and_write(i, next, false),
+            Action::Leave(next) => self.stop_and_write(i, next, true),
             Action::Initialize { cluster } => {
+                self.nodes[i].raft = true;
                 if self.founded.insert(cluster) {
                     self.trace(format!("{} founds {cluster}", self.nodes[i].name));
                 }
@@ -368,11 +366,10 @@ impl Sim {
                 let voters = disk.log.voters.clone();
                 self.event(i, Event::MembershipCommitted { voters });
             }
-            Action::Start { .. } => {}
+            Action::Start { .. } => self.nodes[i].raft = true,
             Action::RequestJoin { cluster, address } => {
-                let (name, nonce) = (self.nodes[i].name.clone(), self.nonce(i));
                 let to = address[1..].parse().unwrap();
-                self.send(i, to, Packet::RequestJoin(i, cluster, name, nonce));
+                self.send(i, to, Packet::RequestJoin(i, cluster));
             }
             Action::ProposeFormed { cluster } => {
                 let log = &mut self.nodes[i].disk.as_mut().unwrap().log;
@@ -391,6 +388,18 @@ impl Sim {
             }
             Action::Waiting(text) => self.nodes[i].waiting = text,
         }
+    }
+
+    fn stop_and_write(&mut self, i: usize, next: Directory, leaving: bool) {
+        self.nodes[i].raft = false;
+        if self.nodes[i].disk.as_ref().unwrap().log.formed {
+            self.event(i, Event::FormedInstead);
+            return;
+        }
+        let verb = if leaving { "leaves" } else { "renounces" };
+        self.trace(format!("{} {verb}", self.nodes[i].name));
+        self.nodes[i].leaving = leaving;
+        self.write(i, next);
     }
 
     fn write(&mut self, i: usize, next: Directory) {
@@ -536,13 +545,9 @@ impl Sim {
                 self.later(APPEND_EVERY, to, Packet::Appends(run));
             }
             Packet::Written(_) | Packet::Wake(_) | Packet::Appends(_) => {}
-            Packet::RequestJoin(from, cluster, name, nonce) => {
-                self.admit(to, from, cluster, name, nonce);
-            }
+            Packet::RequestJoin(from, cluster) => self.admit(to, from, cluster),
             Packet::Admitted(cluster, node) => self.event(to, Event::Admitted { cluster, node }),
-            Packet::Append(from, cluster, nonce, voters, formed, committed) => {
-                self.append(to, from, cluster, nonce, voters, formed, committed);
-            }
+            Packet::Append(from, cluster, log) => self.append(to, from, cluster, log),
             Packet::Ack(cluster, nonce, formed) => self.ack(to, cluster, nonce, formed),
         }
     }
@@ -550,10 +555,10 @@ impl Sim {
     /// Runs Raft for this cluster: what Raft goes by is what the machine shows.
     fn in_cluster(&self, i: usize, cluster: ClusterId) -> bool {
         let machine = self.nodes[i].machine.as_ref();
-        !self.nodes[i].leaving && machine.is_some_and(|m| m.directory().cluster() == Some(cluster))
+        self.nodes[i].raft && machine.is_some_and(|m| m.directory().cluster() == Some(cluster))
     }
 
-    /// Every learner becomes a voter at once, where more than the founder are to vote.
+    /// Once all have caught up they become voters at once, where more than one are to vote.
     fn promote(&mut self, i: usize) {
         let Some(disk) = &mut self.nodes[i].disk else {
             return;
@@ -561,7 +566,7 @@ impl Sim {
         let Some(joined) = disk.directory.founded() else {
             return;
         };
-        let complete = disk.log.learners.len() + 1 == joined.on.len();
+        let complete = disk.log.caught_up.len() + 1 == joined.on.len();
         if complete && disk.log.voters.len() == 1 && joined.on.len() >= 3 {
             disk.log.voters = joined.on.iter().map(|member| member.nonce).collect();
             disk.log.acks.clear();
@@ -577,61 +582,39 @@ impl Sim {
             return;
         };
         let (log, directory) = (&disk.log, &disk.directory);
-        let founds = directory.founded().is_some() && log.voters.len() > 1;
+        let founds = directory.founded().is_some();
         let Some(cluster) = directory.cluster().filter(|_| founds || log.formed) else {
             return;
         };
-        if self.nodes[i].leaving {
+        if !self.nodes[i].raft {
             return;
         }
-        let packet = Packet::Append(
-            i,
-            cluster,
-            directory.nonce,
-            log.voters.clone(),
-            log.formed,
-            log.committed,
-        );
+        let packet = Packet::Append(i, cluster, log.clone());
         self.count_ack(i, cluster, self.nonce(i));
         for other in (0..self.nodes.len()).filter(|other| *other != i) {
             self.send(i, other, packet.clone());
         }
     }
 
-    #[allow(clippy::too_many_arguments)]
-    fn append(
-        &mut self,
-        to: usize,
-        from: usize,
-        cluster: ClusterId,
-        nonce: u128,
-        voters: Vec<u128>,
-        formed: bool,
-        committed: bool,
-    ) {
+    fn append(&mut self, to: usize, from: usize, cluster: ClusterId, theirs: Log) {
         if !self.in_cluster(to, cluster) {
             return;
         }
-        let machine = self.nodes[to].machine.as_ref().unwrap();
-        let joined = machine.directory().joined.as_ref().unwrap();
-        if joined.founder.nonce == nonce && !machine.takes_from_founder() {
-            return;
+        let log = &mut self.nodes[to].disk.as_mut().unwrap().log;
+        let news = theirs.formed && !log.formed;
+        let commits = theirs.committed && !log.committed;
+        if news || !log.formed || theirs.committed {
+            log.voters = theirs.voters;
         }
-        let disk = self.nodes[to].disk.as_mut().unwrap();
-        let news = formed && !disk.log.formed;
-        let commits = committed && !disk.log.committed;
-        if news || !disk.log.formed || committed {
-            disk.log.voters = voters;
-        }
-        disk.log.formed |= formed;
-        disk.log.committed |= committed;
+        log.formed |= theirs.formed;
+        log.committed |= theirs.committed;
         if news {
             self.event(to, Event::FormedInLog);
         }
         if commits {
             self.event(to, Event::FormedCommitted);
         }
-        let ack = Packet::Ack(cluster, self.nonce(to), formed);
+        let ack = Packet::Ack(cluster, self.nonce(to), theirs.formed);
         self.send(to, from, ack);
     }
 
@@ -644,9 +627,11 @@ impl Sim {
 
     fn count_ack(&mut self, i: usize, cluster: ClusterId, nonce: u128) {
         let log = &mut self.nodes[i].disk.as_mut().unwrap().log;
-        if log.voters.contains(&nonce) {
-            log.acks.insert(nonce);
+        if !log.voters.contains(&nonce) {
+            log.caught_up.insert(nonce);
+            return self.replace_lost_voter(i, cluster, nonce);
         }
+        log.acks.insert(nonce);
         if log.acks.len() <= log.voters.len() / 2 {
             return;
         }
@@ -660,58 +645,49 @@ impl Sim {
         }
     }
 
-    fn admit(&mut self, i: usize, from: usize, cluster: ClusterId, name: String, nonce: u128) {
-        if !self.in_cluster(i, cluster) {
-            return;
-        }
-        let disk = self.nodes[i].disk.as_ref().unwrap();
-        if disk.log.committed {
-            self.admit_formed(i, from, cluster, &name, nonce);
-            return;
-        }
-        if disk.directory.founded().is_none() {
-            return;
-        }
-        let log = &mut self.nodes[i].disk.as_mut().unwrap().log;
-        log.learners.insert(name, nonce);
-        self.answer_admitted(i, from, cluster);
+    /// The voters within reach, if they are a majority: then an entry commits at once.
+    fn quorum(&self, i: usize, cluster: ClusterId) -> Option<Vec<usize>> {
+        let voters = &self.nodes[i].disk.as_ref()?.log.voters;
+        let reach = |n: usize| !self.cut.contains(&(i, n)) && !self.cut.contains(&(n, i));
+        let reached: Vec<usize> = (0..self.nodes.len())
+            .filter(|n| self.in_cluster(*n, cluster) && reach(*n))
+            .filter(|n| voters.contains(&self.nonce(*n)))
+            .collect();
+        (reached.len() > voters.len() / 2).then_some(reached)
     }
 
-    /// One atomic entry: needs a majority of the voters within reach.
-    fn admit_formed(&mut self, i: usize, from: usize, cluster: ClusterId, name: &str, nonce: u128) {
-        let voters = self.nodes[i].disk.as_ref().unwrap().log.voters.clone();
-        let reached: Vec<usize> = (0..self.nodes.len())
-            .filter(|n| {
-                self.in_cluster(*n, cluster)
-                    && voters.contains(&self.nonce(*n))
-                    && !self.cut.contains(&(i, *n))
-                    && !self.cut.contains(&(*n, i))
-            })
-            .collect();
-        if reached.len() <= voters.len() / 2 {
-            return;
+    fn admit(&mut self, i: usize, from: usize, cluster: ClusterId) {
+        let leads = self.directory(i).is_some_and(|directory| directory.founded().is_some());
+        let committed = self.nodes[i].disk.as_ref().is_some_and(|disk| disk.log.committed);
+        let may = self.in_cluster(i, cluster) && (leads || committed);
+        if may && self.quorum(i, cluster).is_some() {
+            self.admitted += 1;
+            let node = NodeId(1 + self.admitted);
+            self.send(i, from, Packet::Admitted(cluster, node));
         }
-        let lost = voters.iter().copied().find(|voter| {
-            let of_name = |n: &usize| self.nodes[*n].name == name || self.nodes[*n].zombie;
-            let there = |n: &usize| self.nonce(*n) == *voter;
-            !(0..self.nodes.len()).any(|n| there(&n) && !of_name(&n))
-        });
-        let swapped: Vec<u128> =
-            voters.iter().map(|voter| if Some(*voter) == lost { nonce } else { *voter }).collect();
+    }
+
+    /// Once formed, a directory that is gone gives its vote to one that has caught up.
+    fn replace_lost_voter(&mut self, i: usize, cluster: ClusterId, nonce: u128) {
+        let log = &self.nodes[i].disk.as_ref().unwrap().log;
+        let there = |voter: &u128| {
+            (0..self.nodes.len()).any(|n| self.nonce(n) == *voter && !self.nodes[n].zombie)
+        };
+        let Some(at) = log.voters.iter().position(|voter| !there(voter)) else {
+            return;
+        };
+        let (committed, mut voters) = (log.committed, log.voters.clone());
+        let Some(reached) = self.quorum(i, cluster).filter(|_| committed) else {
+            return;
+        };
+        voters[at] = nonce;
         for n in reached {
             let log = &mut self.nodes[n].disk.as_mut().unwrap().log;
-            log.voters.clone_from(&swapped);
+            log.voters.clone_from(&voters);
             log.formed = true;
             log.committed = true;
             self.event(n, Event::FormedCommitted);
         }
-        self.answer_admitted(i, from, cluster);
-    }
-
-    fn answer_admitted(&mut self, i: usize, to: usize, cluster: ClusterId) {
-        self.admitted += 1;
-        let node = NodeId(1 + self.admitted);
-        self.send(i, to, Packet::Admitted(cluster, node));
     }
 
     fn trace(&mut self, line: String) {
