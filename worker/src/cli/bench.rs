@@ -98,6 +98,7 @@ pub async fn run(config: Config, progress: watch::Sender<Progress>) -> Report {
         recorder: Recorder::new(config.keys.max(1), config.in_flight.clone()),
     });
     let ticking = CancellationToken::new();
+    let _ends_with_the_run = ticking.clone().drop_guard();
     let ticker = tokio::spawn(tick(driver.clone(), progress, ticking.clone()));
     let begun = Instant::now();
     let calls = match config.bound {

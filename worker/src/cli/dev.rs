@@ -61,10 +61,12 @@ pub async fn execute(args: Args) -> anyhow::Result<ExitCode> {
     });
     disk::create_dir_all(&dir).with_context(|| format!("creating {}", dir.display()))?;
     let mut cluster = Cluster::new(&args, &dir);
+    let teller = Teller::open(args.plain || args.output == Output::Json)?;
     let outcome = tokio::select! {
-        outcome = shown(&args, &mut cluster) => outcome,
+        outcome = shown(&args, &mut cluster, teller.clone()) => outcome,
         stopped = interrupted() => stopped.map(|()| Told::Interrupted),
     };
+    teller.close();
     let stopped = cluster.stop().await;
     let told = outcome.with_context(|| format!("the nodes' logs are in {}", dir.display()))?;
     let code = match told {
@@ -89,8 +91,7 @@ pub async fn execute(args: Args) -> anyhow::Result<ExitCode> {
     Ok(code)
 }
 
-async fn shown(args: &Args, cluster: &mut Cluster) -> anyhow::Result<Told> {
-    let teller = Teller::open(args.plain || args.output == Output::Json)?;
+async fn shown(args: &Args, cluster: &mut Cluster, teller: Teller) -> anyhow::Result<Told> {
     if args.demo {
         return Story::new(args, cluster, teller).tell().await.map(Told::Whole);
     }

@@ -37,6 +37,16 @@ impl Teller {
         format!("{:>5.1} s", elapsed.as_secs_f64())
     }
 
+    /// Gives the terminal back, with the steps told so far; the rest is told in lines.
+    pub fn close(&self) {
+        let mut inner = self.inner.lock();
+        if inner.screen.take().is_some() {
+            for line in &inner.scene.lines {
+                eprintln!("{line}");
+            }
+        }
+    }
+
     pub fn say(&self, line: String) {
         let line = format!("{}  {line}", self.stamp());
         let mut inner = self.inner.lock();
