@@ -151,7 +151,7 @@ impl View<'_> {
         if let Some(voters) = membership.next_voters.clone() {
             let demoted = membership.voters.difference(&voters);
             let learners = (membership.learners.iter())
-                .chain(demoted.filter(|id| !self.gone(**id)))
+                .chain(demoted.filter(|id| !self.forgotten(**id)))
                 .copied()
                 .collect();
             return Some(Change::Membership { voters, learners, why: Why::FinishJoint });
@@ -164,7 +164,7 @@ impl View<'_> {
     fn change_learners(&self) -> Option<Change> {
         let membership = self.input.membership;
         let mut waiting: Vec<(u8, NodeId)> = (self.input.nodes.iter())
-            .filter(|(id, _)| !membership.voters.contains(id) && !self.gone(**id))
+            .filter(|(id, _)| !membership.voters.contains(id) && !self.forgotten(**id))
             .filter_map(|(&id, node)| {
                 let class = match (membership.learners.contains(&id), node.life) {
                     (true, _) if self.silent(id) => 2,
@@ -199,7 +199,14 @@ impl View<'_> {
         self.input.nodes.get(&id).copied()
     }
 
-    /// Leaves for good, or did: should neither vote nor hold the log.
+    /// Needs the log no more. A leaver reads in it what to hand over and when it is done, a
+    /// marked one that it must close.
+    fn forgotten(&self, id: NodeId) -> bool {
+        self.node(id)
+            .is_none_or(|node| node.life == Life::Left || node.marked && node.life != Life::Up)
+    }
+
+    /// Leaves for good, or did: should not vote.
     fn gone(&self, id: NodeId) -> bool {
         self.node(id).is_none_or(|node| {
             node.life == Life::Left || node.marked || node.drain == Drain::Removal

@@ -211,7 +211,7 @@ impl View<'_> {
         let promoted: BTreeSet<NodeId> = voters.difference(self.voters()).copied().collect();
         let demoted: BTreeSet<NodeId> = self.voters().difference(&voters).copied().collect();
         let learners = (self.learners().filter(|id| !promoted.contains(id)))
-            .chain(demoted.iter().copied().filter(|&id| !self.gone(id)))
+            .chain(demoted.iter().copied().filter(|&id| !self.forgotten(id)))
             .collect();
         Some(Change::Membership { voters, learners, why: why(promoted, demoted) })
     }
