@@ -83,8 +83,10 @@ fn verdict(facts: &Facts) -> Verdict {
     if row.owner() != Some((facts.me.node, facts.me.incarnation)) {
         return not_owner(facts, &row);
     }
+    // A process that has just registered gets its right with the answer, a moment after the
+    // row that made it an owner.
     if facts.now.maybe_past(facts.right) {
-        return Verdict::Nack(Nack::StaleReceiver);
+        return behind(facts);
     }
     match facts.local {
         Local::Open { epoch } if epoch == row.epoch => {
