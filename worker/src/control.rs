@@ -86,8 +86,6 @@ pub struct Control {
     tables: BTreeMap<NodeId, LogIndex>,
     /// When this node applied Formed, if it did so in this run.
     formed_at: Option<Timestamp>,
-    /// Nothing is assigned before.
-    assign_after: Option<Timestamp>,
     term: Option<Term>,
     changing: Option<tokio::task::JoinHandle<()>>,
     transferring: Option<tokio::task::JoinHandle<()>>,
@@ -119,7 +117,6 @@ impl Control {
             memory,
             tables: BTreeMap::new(),
             formed_at: None,
-            assign_after: None,
             term: None,
             changing: None,
             transferring: None,

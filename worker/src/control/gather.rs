@@ -94,23 +94,15 @@ impl Control {
         Some(now.at_least_since(last))
     }
 
-    /// Owners may come back after a whole cluster restarted, or still hold a right of
-    /// before the cluster was founded anew.
+    /// Owners may come back after a whole cluster restarted, and founders are about to
+    /// register. A right of before the cluster was founded anew is waited out before Formed.
     fn assigns_held(&self, now: Timestamp) -> Duration {
         /// Looked at again by the next tick that plans.
         const LOOK_AGAIN: Duration = Duration::from_millis(200);
         let comes_back = self.term.as_ref().is_some_and(|term| !term.fencing.may_assign_orphans());
-        let after_formed =
-            self.assign_after.map_or(Duration::ZERO, |after| after.at_least_since(now));
-        if comes_back || self.founders_are_registering(now) {
-            after_formed.max(LOOK_AGAIN)
-        } else {
-            after_formed
-        }
+        if comes_back || self.founders_are_registering(now) { LOOK_AGAIN } else { Duration::ZERO }
     }
-}
 
-impl Control {
     /// Right after Formed every founder is about to register: shards given to the first one
     /// alone would all be moved again.
     fn founders_are_registering(&self, now: Timestamp) -> bool {
