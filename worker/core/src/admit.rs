@@ -20,7 +20,7 @@ use crate::{
 
 /// Deadline of a call that names none: gRPC has no default, and without an end a call parks for ever.
 pub const DEFAULT_DEADLINE: Duration = Duration::from_secs(30);
-/// Sendings of one call that a busy or stale receiver may refuse.
+/// Sendings of one call that a busy receiver, or one that finds it too late, may refuse.
 pub const MAX_ATTEMPTS: u8 = 4;
 /// Bytes parked for one shard: four of the largest payloads, or 2 s of 8 MiB/s to one shard.
 pub const PARK_PER_SHARD: u64 = 16 << 20;

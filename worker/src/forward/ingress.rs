@@ -151,6 +151,7 @@ impl Ingress {
             class: if call.idempotent { Class::Idempotent } else { Class::Plain },
             bytes: (call.key.len() + call.method.len() + call.payload.len()) as u64,
             attempts: 0,
+            stale_since: None,
             sent: 0,
             tainted: false,
             left: budget_left(&call),
@@ -239,8 +240,7 @@ impl Ingress {
             match decision {
                 Decision::Resend { after } => {
                     if !after.is_zero() {
-                        tokio::time::sleep(after.mul_f64(0.75 + env::random::fraction() / 2.0))
-                            .await;
+                        tokio::time::sleep(jittered(after)).await;
                     }
                     return Ok(state);
                 }
@@ -249,6 +249,13 @@ impl Ingress {
                         Stay::Released => return Ok(state),
                         Stay::TimedOut => outcome = retry::Outcome::ParkEnded,
                         // Asks again, with the park as it is by now.
+                        Stay::Full => {}
+                    }
+                }
+                Decision::Pause { past, at_most } => {
+                    let held = self.park.hold(call.shard, past, state.bytes, jittered(at_most));
+                    match held.await {
+                        Stay::Released | Stay::TimedOut => return Ok(state),
                         Stay::Full => {}
                     }
                 }
@@ -314,6 +321,11 @@ fn judge(key: &Bytes, method: &str, payload: &Bytes, max_payload: usize) -> Resu
         )));
     }
     Ok(())
+}
+
+/// Calls that were refused together do not come back together.
+fn jittered(pause: Duration) -> Duration {
+    pause.mul_f64(0.75 + env::random::fraction() / 2.0)
 }
 
 fn budget_left(call: &Call) -> Duration {

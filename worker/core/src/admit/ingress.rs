@@ -32,8 +32,10 @@ pub enum Outcome {
 pub struct Call {
     pub class: Class,
     pub bytes: u64,
-    /// Sendings answered by a busy or stale receiver so far.
+    /// Sendings answered by a busy or late receiver so far.
     pub attempts: u8,
+    /// What was left of the deadline when a stale receiver first refused it.
+    pub stale_since: Option<Duration>,
     /// All sendings so far; paces the next.
     pub sent: u8,
     /// An earlier sending may have been executed.
@@ -62,6 +64,11 @@ pub enum Decision {
     },
     /// Hold it until [`leaves`], at most for this long (then [`Outcome::ParkEnded`]).
     Park {
+        past: LogIndex,
+        at_most: Duration,
+    },
+    /// Hold it like a parked one, and then route and send it again whether it left or not.
+    Pause {
         past: LogIndex,
         at_most: Duration,
     },
@@ -112,7 +119,8 @@ fn after_nack(nack: Nack, call: &mut Call, parked: &Parked) -> Decision {
         // The receiver's row is older than the one that sent the call there.
         Nack::Moving { .. } | Nack::NotOwner { .. } => resend(call, Duration::ZERO),
         Nack::Busy { after } => limited(call, after),
-        Nack::StaleReceiver | Nack::Expired => limited(call, Duration::ZERO),
+        Nack::StaleReceiver => stale(call, parked),
+        Nack::Expired => limited(call, Duration::ZERO),
     }
 }
 
@@ -124,6 +132,26 @@ pub fn without_owner(row: &ShardRow, call: &Call, parked: &Parked) -> Decision {
 /// A parked call leaves when its shard's row is newer; renewals change no row.
 pub fn leaves(past: LogIndex, row: &ShardRow) -> bool {
     row.changed > past
+}
+
+/// Whoever the row names may not serve now: its table lags, its right has run out, it is on its
+/// way out. Either the row changes or its right comes back, each within a lease and the time a
+/// parked call is given: a count of attempts would end before a slow disk has answered.
+fn stale(call: &mut Call, parked: &Parked) -> Decision {
+    if call.row_now > call.row_sent {
+        return now(call);
+    }
+    let since = *call.stale_since.get_or_insert(call.left);
+    let patience = (parked.lease + PARK_BEYOND_LEASE).saturating_sub(since - call.left.min(since));
+    let after = pause(call.sent);
+    if after >= call.left || after >= patience {
+        return Decision::Answer(unanswered(call));
+    }
+    if !fits(call, parked) {
+        return Decision::Answer(overflow(call));
+    }
+    call.sent = call.sent.saturating_add(1);
+    Decision::Pause { past: call.row_sent, at_most: after }
 }
 
 /// Sent by a newer row than before: no pause is due.
@@ -156,15 +184,24 @@ fn park(past: LogIndex, call: &Call, parked: &Parked) -> Decision {
     if call.left.is_zero() {
         return Decision::Answer(unanswered(call));
     }
-    let fits = |bytes: u64, limit: u64| bytes.saturating_add(call.bytes) <= limit;
-    if !fits(parked.shard_bytes, PARK_PER_SHARD) || !fits(parked.node_bytes, PARK_PER_NODE) {
-        return Decision::Answer(if call.tainted {
-            Status::OutcomeUnknown
-        } else {
-            Status::ResourceExhausted { retry_after: PAUSES.1 }
-        });
+    if !fits(call, parked) {
+        return Decision::Answer(overflow(call));
     }
     Decision::Park { past, at_most: call.left.min(parked.lease + PARK_BEYOND_LEASE) }
+}
+
+fn fits(call: &Call, parked: &Parked) -> bool {
+    let fits = |bytes: u64, limit: u64| bytes.saturating_add(call.bytes) <= limit;
+    fits(parked.shard_bytes, PARK_PER_SHARD) && fits(parked.node_bytes, PARK_PER_NODE)
+}
+
+/// There is no room to hold it.
+fn overflow(call: &Call) -> Status {
+    if call.tainted {
+        Status::OutcomeUnknown
+    } else {
+        Status::ResourceExhausted { retry_after: PAUSES.1 }
+    }
 }
 
 /// The last sending was not executed; an earlier one may have been.

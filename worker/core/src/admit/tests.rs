@@ -295,6 +295,7 @@ fn call(class: Class) -> Call {
         class,
         bytes: 1 << 10,
         attempts: 0,
+        stale_since: None,
         sent: 1,
         tainted: false,
         left: DEFAULT_DEADLINE,
@@ -341,8 +342,39 @@ fn proof_of_non_execution_decides_for_every_class() {
 }
 
 #[test]
-fn busy_stale_and_expired_end_after_four_attempts() {
-    let nacks = [Nack::Busy { after: 5 * MS }, Nack::StaleReceiver, Nack::Expired];
+fn a_stale_receiver_is_asked_until_a_failover_would_be_over() {
+    let mut call = call(Class::Plain);
+    let mut spent = Duration::ZERO;
+    let status = loop {
+        call.left = DEFAULT_DEADLINE - spent;
+        let (next, decision) = retry(Outcome::Nack(Nack::StaleReceiver), call, &EMPTY);
+        call = next;
+        match decision {
+            // The receiver itself waits for its table before it refuses.
+            Decision::Pause { past, at_most } => {
+                assert_eq!(past, call.row_sent, "a newer row ends the pause");
+                spent += at_most + STALE_WAIT;
+            }
+            Decision::Answer(status) => break status,
+            Decision::Park { .. } | Decision::Resend { .. } => panic!("{decision:?}"),
+        }
+    };
+    assert!(matches!(status, Status::Unavailable { .. }));
+    assert!(spent >= LEASE && spent <= LEASE + PARK_BEYOND_LEASE + STALE_WAIT, "{spent:?}");
+    // A row that changed meanwhile names another owner, or the same one anew.
+    let newer = Call { row_now: LogIndex(31), ..call };
+    let at_once = Decision::Resend { after: Duration::ZERO };
+    assert_eq!(retry(Outcome::Nack(Nack::StaleReceiver), newer, &EMPTY).1, at_once);
+    // What waits takes room like what is parked.
+    let full = Parked { shard_bytes: PARK_PER_SHARD, ..EMPTY };
+    let fresh = Call { stale_since: None, sent: 1, left: DEFAULT_DEADLINE, ..call };
+    let (_, decision) = retry(Outcome::Nack(Nack::StaleReceiver), fresh, &full);
+    assert!(matches!(decision, Decision::Answer(Status::ResourceExhausted { .. })));
+}
+
+#[test]
+fn busy_and_expired_end_after_four_attempts() {
+    let nacks = [Nack::Busy { after: 5 * MS }, Nack::Expired];
     for nack in nacks {
         let mut call = call(Class::Plain);
         let mut resent = 0;
@@ -355,7 +387,7 @@ fn busy_stale_and_expired_end_after_four_attempts() {
                     assert!(after >= 5 * MS || !matches!(nack, Nack::Busy { .. }));
                 }
                 Decision::Answer(status) => break status,
-                Decision::Park { .. } => panic!("parked for {nack:?}"),
+                Decision::Park { .. } | Decision::Pause { .. } => panic!("held for {nack:?}"),
             }
         };
         assert_eq!(resent + 1, MAX_ATTEMPTS);
@@ -497,6 +529,11 @@ proptest! {
                     spent += at_most / 20;
                     call.row_now = LogIndex(past.0 + 1);
                     call.row_sent = call.row_now;
+                }
+                Decision::Pause { past, at_most } => {
+                    prop_assert!(possible_runs == 0 || class.may_run_twice());
+                    prop_assert!(past == call.row_sent && at_most < call.left);
+                    spent += at_most;
                 }
                 Decision::Answer(status) => {
                     prop_assert_ne!(status, Status::Result);

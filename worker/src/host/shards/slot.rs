@@ -314,9 +314,6 @@ impl Slot {
     pub(super) fn admit(self: &Arc<Self>, call: &Call, queued: bool) -> Admitted {
         let routes = self.ground.parts.table.routes();
         let mut state = self.state.lock();
-        if state.shut {
-            return Admitted::Nack(Nack::StaleReceiver);
-        }
         let admission = admit(&Facts {
             me: self.me,
             row: routes.row(self.shard),
@@ -340,6 +337,10 @@ impl Slot {
             self.step(&mut state, Event::NewerEpoch(call.epoch));
         }
         match admission.verdict {
+            // Closing, whatever the row still says; a row that names another says so below.
+            Verdict::Admit { .. } | Verdict::Wait(_) if state.shut => {
+                Admitted::Nack(Nack::StaleReceiver)
+            }
             Verdict::Admit { epoch, hint: _ } => {
                 state.calls += 1;
                 if state.cancel.is_cancelled() {
