@@ -1,6 +1,6 @@
-//! The `shoal` command: parses, starts the runtime, maps the end to an exit code.
+//! The `shoal` command: parses, starts the runtimes, maps the end to an exit code.
 
-use std::process::ExitCode;
+use std::{io, process::ExitCode};
 
 use clap::{Parser, Subcommand};
 use shoal_worker::{
@@ -8,6 +8,7 @@ use shoal_worker::{
     config::{Config, LogFormat, RunArgs},
     node,
 };
+use tokio::runtime::Builder;
 use tracing_subscriber::{
     filter::{LevelFilter, targets::Targets},
     prelude::*,
@@ -18,6 +19,9 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// Exit code of a setting that cannot be used.
 const EXIT_SETTING: u8 = 64;
+/// Raft, session and administration of one node: one thread may wait for a lock or a directory
+/// while the other renews.
+const CONTROL_THREADS: usize = 2;
 
 #[derive(Parser)]
 #[command(name = "shoal", version, about = "Every key has one owner; any node reaches it")]
@@ -43,43 +47,50 @@ fn main() -> ExitCode {
             return ExitCode::from(if error.use_stderr() { EXIT_SETTING } else { 0 });
         }
     };
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
-        Ok(runtime) => runtime,
-        Err(error) => {
-            eprintln!("shoal: no runtime: {error}");
-            return ExitCode::FAILURE;
-        }
+    let ended = match arguments.command {
+        Command::Run(args) => run(&args),
+        Command::Cli(command) => command_line(command),
     };
-    match arguments.command {
-        Command::Run(args) => run(&runtime, &args),
-        Command::Cli(command) => match runtime.block_on(cli::execute(command)) {
-            Ok(code) => code,
-            Err(error) => {
-                eprintln!("shoal: {error:#}");
-                ExitCode::FAILURE
-            }
-        },
-    }
+    ended.unwrap_or_else(|error| {
+        eprintln!("shoal: no runtime: {error}");
+        ExitCode::FAILURE
+    })
 }
 
-fn run(runtime: &tokio::runtime::Runtime, args: &RunArgs) -> ExitCode {
+fn command_line(command: cli::Command) -> io::Result<ExitCode> {
+    let runtime = Builder::new_multi_thread().enable_all().build()?;
+    Ok(runtime.block_on(cli::execute(command)).unwrap_or_else(|error| {
+        eprintln!("shoal: {error:#}");
+        ExitCode::FAILURE
+    }))
+}
+
+fn run(args: &RunArgs) -> io::Result<ExitCode> {
     let config = match Config::resolve(args, &host_name()) {
         Ok(config) => config,
         Err(error) => {
             eprintln!("shoal: {error}");
-            return ExitCode::from(EXIT_SETTING);
+            return Ok(ExitCode::from(EXIT_SETTING));
         }
     };
     log(&config);
-    let ended = runtime.block_on(node::run(config, stopped()));
+    let control = Builder::new_multi_thread()
+        .worker_threads(CONTROL_THREADS)
+        .thread_name("control")
+        .enable_all()
+        .build()?;
+    let calls = Builder::new_multi_thread().thread_name("calls").enable_all().build()?;
+    let ended = control.block_on(node::run(config, calls.handle().clone(), stopped()));
     // Handlers that cannot be cancelled must not hold the process.
-    match ended {
+    calls.shutdown_background();
+    control.shutdown_background();
+    Ok(match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(exit) => {
             eprintln!("shoal: {exit}");
             ExitCode::from(exit.code)
         }
-    }
+    })
 }
 
 fn log(config: &Config) {

@@ -17,7 +17,7 @@ use shoal_core::{
     id::NodeId,
     registry::{Addresses, FEATURE_LEVEL, Life, NodeInfo},
 };
-use tokio::{sync::watch, task::JoinSet};
+use tokio::{runtime::Handle, sync::watch, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
@@ -73,14 +73,21 @@ pub(crate) struct Shared {
     pub owner: LateOwner,
     pub waiting: watch::Sender<String>,
     pub metrics: Mutex<Metrics>,
+    /// Carries clients' calls and runs the hosts. The rest keeps to the runtime it is polled on:
+    /// a flood of calls must not cost the session, nor a handler that blocks.
+    pub executor: Handle,
     pub shutdown: CancellationToken,
     pub exit: watch::Sender<Option<(u8, String)>>,
     /// This node's id, once it has one.
     pub me: std::sync::OnceLock<NodeId>,
 }
 
-/// Runs a node until `stop` resolves or it must end.
-pub async fn run(config: Config, stop: impl Future<Output = ()>) -> Result<(), Exit> {
+/// Runs a node until `stop` resolves or it must end; calls and hosts run on `executor`.
+pub async fn run(
+    config: Config,
+    executor: Handle,
+    stop: impl Future<Output = ()>,
+) -> Result<(), Exit> {
     let identity = Identity::open(&config.raft_dir, &config.raft_id)
         .map_err(|error| Exit::new(error.exit_code(), error))?;
     let ports = Ports::bind(&config).await?;
@@ -94,6 +101,7 @@ pub async fn run(config: Config, stop: impl Future<Output = ()>) -> Result<(), E
         forward::Node::new(Arc::new(owner.clone()), table.clone(), metrics, config.max_payload);
     let forward = Arc::new(node);
     let ingress = Ingress::new(forward.clone());
+    let bound = executor.enter();
     let data = DataPort::bind(
         forward::server::Config {
             listen: ports.data.clone(),
@@ -104,6 +112,7 @@ pub async fn run(config: Config, stop: impl Future<Output = ()>) -> Result<(), E
         ingress.clone(),
     )
     .map_err(|error| Exit::new(EXIT_SETTING, format!("NODE_ADDRESS: {error}")))?;
+    drop(bound);
     let shared = Arc::new(Shared {
         info: node_info(&config),
         identity: Arc::new(Mutex::new(identity)),
@@ -115,6 +124,7 @@ pub async fn run(config: Config, stop: impl Future<Output = ()>) -> Result<(), E
         owner,
         waiting: watch::Sender::new("starting".to_owned()),
         metrics: Mutex::new(registered),
+        executor,
         shutdown: CancellationToken::new(),
         exit: watch::Sender::new(None),
         me: std::sync::OnceLock::new(),
@@ -228,7 +238,7 @@ impl Running {
         tasks.spawn(readiness(shared.clone(), handle.state()));
         tasks.spawn(discovery.run(shared.shutdown.clone()));
         let leave = data.leave();
-        let port = tokio::spawn(data.run());
+        let port = shared.executor.spawn(data.run());
         let formed_in_log = shared.identity.lock().directory().formed;
         let mut founding = tokio::spawn(founding.run(formed_in_log, shared.shutdown.clone()));
         let mut exit = shared.exit.subscribe();

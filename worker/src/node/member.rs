@@ -136,7 +136,7 @@ fn shards(shared: &Arc<Shared>, node: NodeId, client: &Client) -> Shards {
         host: Arc::new(Kv::default()),
         table: shared.table.clone(),
         right: shared.right.clone(),
-        executor: tokio::runtime::Handle::current(),
+        executor: shared.executor.clone(),
         channels: Arc::new(move |node| channels.channel(node, Purpose::Handover).ok()),
         report: Arc::new(move |report: Report| {
             let client = reporter.clone();
