@@ -13,8 +13,11 @@ rung() {
   echo "== $name: $((SECONDS - began)) s"
 }
 
-rung "unit, property and repository tests" cargo test --workspace --quiet "${features[@]}"
-rung "build of the demo" cargo build --quiet --bin shoal "${features[@]}"
+rung "unit, property and repository tests" \
+  cargo test --workspace --quiet "${features[@]}" --lib --bins --test tidy
+rung "build of the command" cargo build --quiet --bin shoal "${features[@]}"
+rung "clusters of real processes" \
+  env SHOAL="$PWD/target/debug/shoal" cargo test --workspace --quiet "${features[@]}" --test cluster
 if target/debug/shoal dev --help >/dev/null 2>&1; then
   rung "demo: planned changes fail nothing" target/debug/shoal dev --demo
   for fault in lose-increment stale-owner; do

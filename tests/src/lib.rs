@@ -1,1 +1,21 @@
-//! Harness shared by the suites.
+//! Harness of the suites that run real processes: nodes as children with real sockets and
+//! real disks, what they say, and calls to them.
+//!
+//! A test waits on conditions with deadlines ([`wait::until`]) and panics with the last
+//! thing it saw. It holds no oracle of its own: what must be true stands in the tests.
+#![allow(clippy::disallowed_methods)] // a harness outside of the product reads the clock
+
+pub mod calls;
+pub mod cluster;
+pub mod command;
+pub mod http;
+pub mod node;
+pub mod ports;
+pub mod space;
+pub mod wait;
+
+pub use calls::{Client, Counters};
+pub use cluster::Cluster;
+pub use node::Node;
+pub use ports::Ports;
+pub use space::Space;

@@ -1,0 +1,6 @@
+//! Whole clusters of real processes: both start-up recipes, bad input, restarts, leaves,
+//! crashes. Each test has its own nodes, ports and directories; `tests/src` is the harness.
+#![allow(clippy::unwrap_used)] // everything here is a test
+
+mod recipes;
+mod settings;
