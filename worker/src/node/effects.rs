@@ -76,7 +76,7 @@ impl Raft {
             slot: self.slot.clone(),
         })
         .await?;
-        if found && raft.membership().entry.is_none() {
+        if found {
             raft.initialize_alone().await?;
         }
         let founding = self.founding.lock().clone().ok_or("founding is not bound")?;

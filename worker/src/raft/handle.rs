@@ -192,8 +192,14 @@ impl Handle {
         self.0.id
     }
 
-    /// Makes this pristine node the only voter of a new log. An initialised one is refused.
+    /// Makes a pristine node the only voter of its log; any other one stays as it is. Asked of
+    /// Raft itself: what it publishes of its membership comes a moment after it starts.
     pub async fn initialize_alone(&self) -> Result<(), ChangeError> {
+        match self.0.raft.is_initialized().await {
+            Ok(false) => {}
+            Ok(true) => return Ok(()),
+            Err(fatal) => return Err(ChangeError::Fatal(self.reason(&fatal))),
+        }
         let member = Member { name: self.0.name.clone(), raft_address: self.0.address.clone() };
         let members = BTreeMap::from([(self.0.id.0, member)]);
         self.0.raft.initialize(members).await.map_err(|error| match error {
