@@ -65,6 +65,11 @@ impl Ended {
 /// Runs `shoal` with these arguments and settings, and no inherited ones, to its end.
 #[track_caller]
 pub fn run(arguments: &[&str], settings: &[(&str, &str)]) -> Ended {
+    run_within(arguments, settings, PATIENCE)
+}
+
+#[track_caller]
+pub fn run_within(arguments: &[&str], settings: &[(&str, &str)], patience: Duration) -> Ended {
     let began = Instant::now();
     let child = Command::new(shoal())
         .args(arguments)
@@ -77,7 +82,7 @@ pub fn run(arguments: &[&str], settings: &[(&str, &str)]) -> Ended {
         .expect("shoal starts");
     let id = child.id();
     let output = std::thread::spawn(move || child.wait_with_output());
-    let finished = wait_for(&output);
+    let finished = wait_for(&output, patience);
     if !finished {
         crate::node::signal(id, rustix::process::Signal::KILL);
     }
@@ -89,14 +94,14 @@ pub fn run(arguments: &[&str], settings: &[(&str, &str)]) -> Ended {
         stderr: text(&output.stderr),
         lasted: began.elapsed(),
     };
-    assert!(finished, "{arguments:?} did not end within {PATIENCE:?}: {ended:?}");
+    assert!(finished, "{arguments:?} did not end within {patience:?}: {ended:?}");
     ended
 }
 
-fn wait_for<T>(running: &std::thread::JoinHandle<T>) -> bool {
+fn wait_for<T>(running: &std::thread::JoinHandle<T>, patience: Duration) -> bool {
     let began = Instant::now();
     while !running.is_finished() {
-        if began.elapsed() > PATIENCE {
+        if began.elapsed() > patience {
             return false;
         }
         std::thread::sleep(wait::LOOK_AGAIN);

@@ -5,10 +5,12 @@
 //! thing it saw. It holds no oracle of its own: what must be true stands in the tests.
 #![allow(clippy::disallowed_methods)] // a harness outside of the product reads the clock
 
+pub mod admin;
 pub mod calls;
 pub mod cluster;
 pub mod command;
 pub mod http;
+pub mod load;
 pub mod node;
 pub mod ports;
 pub mod space;
@@ -16,6 +18,7 @@ pub mod wait;
 
 pub use calls::{Client, Counters};
 pub use cluster::Cluster;
+pub use load::Load;
 pub use node::Node;
 pub use ports::Ports;
 pub use space::Space;

@@ -69,6 +69,10 @@ impl Node {
         self.offset(1_000)
     }
 
+    pub fn admin_address(&self) -> String {
+        self.offset(2_000)
+    }
+
     pub fn http_address(&self) -> String {
         self.offset(3_000)
     }

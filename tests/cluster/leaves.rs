@@ -1,0 +1,83 @@
+//! Nodes that are drained: for good, for a restart, and not after all.
+
+use shoal_tests::{Client, Cluster, Counters, Load, http, wait};
+
+/// Through the address of another node: any member may be asked.
+fn drain(cluster: &Cluster, through: usize, arguments: &[&str]) -> serde_json::Value {
+    let ended = cluster.ask(through, &[&["drain", "--output", "json"], arguments].concat());
+    serde_json::from_str(&ended.succeeded()).unwrap()
+}
+
+#[test]
+fn a_removed_node_stays_parked_and_still_forwards() {
+    let mut cluster = Cluster::founded(3, 1);
+    cluster.joiner(0).start();
+    cluster.nodes[3].ready();
+    cluster.settle(4);
+    let mut counters = Counters::new(100);
+    counters.add(&mut cluster.client(3));
+    let load = Load::start(&cluster.addresses());
+    let removed = drain(&cluster, 0, &["node-b", "--remove"]);
+    assert_eq!(removed["state"], "removed");
+    let reason = cluster.nodes[1].waits("parked");
+    assert!(reason.contains("removed"), "{reason}");
+    cluster.settle(3);
+    load.end().flawless();
+    let status = cluster.status_of(0).unwrap();
+    assert!(status.node("node-b").is_none(), "left nodes are listed with --all only");
+    let all = cluster.ask(0, &["nodes", "--all"]).succeeded();
+    assert!(all.lines().any(|line| line.contains("node-b") && line.contains("left")), "{all}");
+    let mut through = cluster.client(1);
+    counters.add(&mut through);
+    let (_, answer) = through.read("counter-0").unwrap();
+    assert!(answer.forwarded && answer.owner != "node-b", "{answer:?}");
+    assert_eq!(http::get(&cluster.nodes[1].http_address(), "/livez").unwrap().0, 200);
+    assert_eq!(http::get(&cluster.nodes[1].http_address(), "/drained").unwrap().0, 200);
+    counters.check(&mut cluster.client(0));
+    cluster.nodes[1].leave();
+}
+
+#[test]
+fn a_drain_for_good_is_taken_back() {
+    let mut cluster = Cluster::founded(3, 0);
+    let mut counters = Counters::new(100);
+    counters.add(&mut cluster.client(0));
+    let load = Load::start(&cluster.addresses());
+    drain(&cluster, 2, &["node-b"]);
+    let drained = cluster.until("node-b owns nothing", |status| {
+        status.node("node-b").is_some_and(|row| row.shards_owned == 0)
+    });
+    assert_eq!(drained.node("node-b").unwrap().drain, "restart");
+    counters.add(&mut cluster.client(1));
+    let told = drain(&cluster, 0, &["node-b", "--cancel"]);
+    assert_eq!(told["node"], "node-b");
+    cluster.settle(3);
+    load.end().flawless();
+    counters.add(&mut cluster.client(1));
+    counters.check(&mut cluster.client(2));
+}
+
+#[test]
+fn drained_answers_once_a_node_owns_nothing() {
+    let mut cluster = Cluster::founded(3, 0);
+    let address = cluster.nodes[2].http_address();
+    let patience = std::time::Duration::from_millis(500);
+    let early = http::get_within(&address, "/drained", patience);
+    assert!(early.is_err(), "it owns shards: {early:?}");
+    let waiting =
+        std::thread::spawn(move || http::get_within(&address, "/drained", wait::PATIENCE));
+    drain(&cluster, 0, &["node-c"]);
+    let (code, text) = waiting.join().unwrap().unwrap();
+    assert_eq!((code, text.trim()), (200, "drained"));
+    cluster.status().unwrap();
+}
+
+#[test]
+fn commands_about_a_node_that_is_not_there_name_those_that_are() {
+    let cluster = Cluster::founded(1, 0);
+    for arguments in [&["drain", "node-x"][..], &["move", "0", "node-x"]] {
+        let line = cluster.ask(0, arguments).failed(1);
+        assert!(line.contains("node-x") && line.contains("the cluster has node-a"), "{line}");
+    }
+    Client::to(&cluster.nodes[0].address()).increment("still served").unwrap();
+}
