@@ -6,6 +6,7 @@
 //! `control` applies a change by compare-and-set on the membership the decision was made on.
 
 mod report;
+mod transfer;
 mod voters;
 
 #[cfg(test)]
@@ -22,6 +23,7 @@ use crate::{
 };
 
 pub use report::{Finding, Why};
+pub use transfer::Transfer;
 
 /// A learner is promoted after being healthy for this long.
 const PROMOTE_AFTER: Duration = Duration::from_secs(10);
@@ -84,7 +86,7 @@ pub struct Decision {
 pub enum Change {
     /// Move to exactly these members, in one joint change.
     Membership { voters: BTreeSet<NodeId>, learners: BTreeSet<NodeId>, why: Why },
-    /// The leader gives its vote away, and first its office.
+    /// The leader leaves, for good or for a restart, and first gives its office away.
     TransferLeadership { to: NodeId },
 }
 

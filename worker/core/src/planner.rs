@@ -6,6 +6,7 @@
 //! It does not judge health, time or proof (the control loop does, in [`Standing`]), nor
 //! carry a move out (`handoff`).
 
+mod pace;
 mod place;
 mod problem;
 mod report;
@@ -22,6 +23,7 @@ use crate::{
     registry::{Assign, BeginMove, Drain, Life, Node, Registry, Settings, ShardRow},
 };
 
+pub use pace::Pace;
 pub use report::{Refusal, Report, Share, Why};
 pub use request::{Error, request};
 

@@ -1,5 +1,7 @@
 //! Requests to the leader: which become a command, and which are judged first.
 
+use std::time::Duration;
+
 use shoal_core::{
     handoff,
     id::{NodeId, ShardId, Timestamp},
@@ -33,7 +35,7 @@ impl Control {
             Request::Report(report) => self.report(report, reply, now),
             Request::Propose(command) => self.propose(Kind::Asked(reply), command),
             Request::Move { shard, to } => self.requested_move(shard, to, reply, now),
-            Request::TransferLeader { to } => self.asked_transfer(to, reply),
+            Request::TransferLeader { to } => self.asked_transfer(to, reply, now),
             Request::Plan => {
                 let (plan, _) = self.plan(now);
                 self.grant(reply, Outcome::Plan(plan));
@@ -187,7 +189,9 @@ impl Control {
         }
     }
 
-    fn asked_transfer(&mut self, to: Option<NodeId>, reply: Reply) {
+    fn asked_transfer(&mut self, to: Option<NodeId>, reply: Reply, now: Timestamp) {
+        /// Who asked waits a little longer for the new leader.
+        const SPAN: Duration = Duration::from_secs(4);
         let to = to.or_else(|| self.successor());
         let Some(to) = to else {
             let why = "no other voter is caught up: nobody can lead instead".to_owned();
@@ -199,7 +203,7 @@ impl Control {
             let _ = reply.send(Err(Denied::Impossible(why)));
             return;
         }
-        self.transfer(to);
+        self.want_transfer(to, SPAN, now);
         self.grant(reply, Outcome::Noted);
     }
 }

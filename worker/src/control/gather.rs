@@ -72,11 +72,10 @@ impl Control {
             deadline: None,
         };
         let cooldown = Duration::from_millis(registry.settings().cooldown_ms.into());
-        let since_balance = self.since_balance(now);
         let input = PlanInput {
             backing_off: self.backing_off(now),
-            cooldown_left: since_balance
-                .map_or(Duration::ZERO, |since| cooldown.saturating_sub(since)),
+            cooldown_left: (self.term.as_ref())
+                .map_or(Duration::ZERO, |term| term.pace.cooldown_left(cooldown, now)),
             assigns_held: self.assigns_held(now),
             ..PlanInput::of(&registry, judge)
         };
@@ -87,11 +86,6 @@ impl Control {
         let Some(term) = &self.term else { return BTreeMap::new() };
         let back_offs = term.moves.back_offs(now);
         back_offs.map(|one| ((one.shard, one.target), one.until.at_least_since(now))).collect()
-    }
-
-    fn since_balance(&self, now: Timestamp) -> Option<Duration> {
-        let last = self.term.as_ref()?.last_balance?;
-        Some(now.at_least_since(last))
     }
 
     /// Owners may come back after a whole cluster restarted, and founders are about to

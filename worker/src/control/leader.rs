@@ -1,9 +1,10 @@
 //! One term of leadership: ticks, what the core asked for, and what became of it.
 
 use shoal_core::{
+    autopilot::Transfer,
     handoff,
     id::{LogIndex, NodeId, Timestamp},
-    planner::{Plan, Reason},
+    planner::Pace,
     registry::{Assign, BeginMove, Command, Event, MAX_BATCH, MoveRef},
     session::fencing::{self, Fencing},
 };
@@ -28,11 +29,11 @@ pub(super) struct Term {
     pub moves: handoff::Leader,
     pub renewals: Renewals,
     pub voters: Voters,
+    pub transfer: Transfer,
+    pub pace: Pace,
     bulk_in_flight: usize,
     /// Something changed that a plan depends on.
     plan_dirty: bool,
-    /// Nothing is planned before it: a round's effects are applied first.
-    pub last_balance: Option<Timestamp>,
     level_asked: u32,
     found_asked: bool,
     removing: Option<NodeId>,
@@ -67,9 +68,10 @@ impl Control {
             moves: handoff::Leader::rebuild(registry.shards().map(|(id, row)| (id, *row)), now),
             renewals: Renewals::default(),
             voters: Voters::new(at),
+            transfer: Transfer::default(),
+            pace: Pace::default(),
             bulk_in_flight: 0,
             plan_dirty: true,
-            last_balance: None,
             level_asked: 0,
             found_asked: false,
             removing: None,
@@ -112,6 +114,7 @@ impl Control {
         self.tick_moves(now);
         self.tick_plan(now);
         self.tick_voters(now);
+        self.tick_transfer(now);
         self.upkeep();
     }
 
@@ -136,8 +139,8 @@ impl Control {
                     self.propose(Kind::Upkeep("settle"), command);
                 }
                 fencing::Action::TransferLeadership { to } => {
-                    info!(%to, "hands leadership over");
-                    self.transfer(to);
+                    info!(%to, "another node should lead");
+                    self.want_transfer(to, self.memory.lease.length(), now);
                 }
             }
         }
@@ -175,12 +178,15 @@ impl Control {
         if !term.plan_dirty || term.bulk_in_flight > 0 {
             return;
         }
-        let (plan, wait) = self.plan(now);
+        let (mut plan, wait) = self.plan(now);
         let Some(term) = &mut self.term else { return };
         // A refusal that time lifts must be looked at again; the rest waits for a change.
         term.plan_dirty = wait;
-        if is_balancing(&plan) {
-            term.last_balance = Some(now);
+        if term.transfer.holds_moves(now) {
+            term.plan_dirty |= !plan.moves.is_empty();
+            plan.moves.clear();
+        } else {
+            term.pace.planned(&plan, now);
         }
         let assigns: Vec<Assign> = plan.assigns.iter().map(|planned| planned.assign).collect();
         let moves: Vec<BeginMove> = plan.moves.iter().map(|planned| planned.begin).collect();
@@ -277,10 +283,6 @@ impl Control {
             Kind::Upkeep(what) => log_items(what, answer),
         }
     }
-}
-
-fn is_balancing(plan: &Plan) -> bool {
-    plan.moves.iter().any(|planned| matches!(planned.reason, Reason::Balance { .. }))
 }
 
 fn log_items(what: &'static str, answer: Result<(LogIndex, Event), Denied>) {

@@ -1,6 +1,6 @@
 //! Asks the autopilot who should vote and carries its answer to Raft.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use shoal_core::{
     autopilot::{self, Autopilot, Change, Contact},
@@ -23,7 +23,7 @@ pub(super) struct Voters {
 }
 
 /// Contacts are judged by the second.
-const EVERY: std::time::Duration = std::time::Duration::from_millis(200);
+const EVERY: Duration = Duration::from_millis(200);
 
 impl Voters {
     pub fn new(leader_since: Timestamp) -> Self {
@@ -62,9 +62,6 @@ impl Control {
             contacts: contacts.collect(),
         };
         let decision = term.voters.autopilot.next(&input, now);
-        // One of several voters that goes for a restart leads no more when it goes.
-        let mine = registry.node(self.config.node);
-        let restarts = mine.is_some_and(|node| matches!(node.drain, Drain::Restart(_)));
         let names: BTreeMap<NodeId, Member> = registry
             .nodes()
             .map(|(id, node)| {
@@ -82,12 +79,7 @@ impl Control {
                     .collect();
                 self.change_members(voters, learners, &members);
             }
-            Some(Change::TransferLeadership { to }) => self.transfer(to),
-            None if restarts => {
-                if let Some(to) = self.successor() {
-                    self.transfer(to);
-                }
-            }
+            Some(Change::TransferLeadership { to }) => self.want_transfer(to, 2 * EVERY, now),
             None => {}
         }
     }
@@ -113,7 +105,7 @@ impl Control {
 
     /// The voter that holds the most of the log, heard within the last second.
     pub(super) fn successor(&self) -> Option<NodeId> {
-        const HEARD_WITHIN: std::time::Duration = std::time::Duration::from_secs(1);
+        const HEARD_WITHIN: Duration = Duration::from_secs(1);
         let members = self.raft.membership();
         let registry = self.table.registry();
         self.raft
@@ -130,18 +122,28 @@ impl Control {
             .map(|one| one.node)
     }
 
-    pub(super) fn transfer(&mut self, to: NodeId) {
+    /// Leadership passes to `to` at the next quiet moment within `span`.
+    pub(super) fn want_transfer(&mut self, to: NodeId, span: Duration, now: Timestamp) {
+        if let Some(term) = &mut self.term {
+            term.transfer.want(to, span, now);
+        }
+    }
+
+    pub(super) fn tick_transfer(&mut self, now: Timestamp) {
+        let Some(term) = &self.term else { return };
+        let Some(to) = term.transfer.due(term.moves.in_flight(), now) else { return };
         if self.transferring.as_ref().is_some_and(|task| !task.is_finished()) {
             return;
         }
         let raft = self.raft.clone();
         self.transferring = Some(tokio::spawn(async move {
-            let began = clock::now();
             match raft.transfer_leader(to).await {
                 Ok(()) => {
-                    info!(%to, took = ?clock::now().at_most_since(began), "handed leadership over")
+                    let took = clock::now().at_most_since(now);
+                    info!(%to, ?took, "handed leadership over");
                 }
-                Err(why) => info!(%to, %why, "leadership stays"),
+                // Asked again by the next tick.
+                Err(why) => debug!(%to, %why, "leadership stays for now"),
             }
         }));
     }

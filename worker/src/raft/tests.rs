@@ -2,7 +2,10 @@
 
 mod cluster;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use shoal_core::{
@@ -10,11 +13,12 @@ use shoal_core::{
     registry::{Command, Configure, Event, Life, Refused, Register},
 };
 use shoal_proto::shoal::peer::v1::{self as proto, raft_client::RaftClient};
+use tokio_util::sync::CancellationToken;
 use tonic::Code;
 
 use self::cluster::{CLUSTER, Cluster, ELECTION, Node, until};
 use super::{types::Payload, *};
-use crate::table::Table;
+use crate::{env::clock, table::Table};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_pristine_node_waits_and_a_founder_leads_alone() {
@@ -178,6 +182,51 @@ async fn leadership_goes_where_it_is_sent() {
     leader.handle.transfer_leader(heir.id).await.unwrap();
     assert!(heir.ready().await.is_leader);
     assert_eq!(heir.handle.propose(&configure(7)).await.unwrap().result, Ok(Event::Done));
+    cluster.stop().await;
+}
+
+/// Each proposer has one entry under way, so that every follower lacks some at any moment.
+#[tokio::test(flavor = "multi_thread")]
+async fn leadership_passes_while_entries_pour_in() {
+    const PROPOSERS: usize = 8;
+    const ROUNDS: usize = 10;
+    let cluster = Cluster::of_three().await;
+    let stop = CancellationToken::new();
+    let load: Vec<_> = (0..PROPOSERS)
+        .map(|i| {
+            let handles: Vec<_> = cluster.nodes().map(|node| node.handle.clone()).collect();
+            let stop = stop.clone();
+            tokio::spawn(async move {
+                for handle in handles.iter().cycle().skip(i) {
+                    while handle.propose(&Command::Blank).await.is_ok() && !stop.is_cancelled() {}
+                    if stop.is_cancelled() {
+                        return;
+                    }
+                }
+            })
+        })
+        .collect();
+    let mut took = Vec::new();
+    for _ in 0..ROUNDS {
+        let leader = cluster.leader().await;
+        let heir = cluster.nodes().find(|node| node.id != leader.id).unwrap();
+        let began = clock::now();
+        let patience = tokio::time::timeout(cluster::PATIENCE, async {
+            while let Err(why) = leader.handle.transfer_leader(heir.id).await {
+                assert!(matches!(why, TransferError::NotReady { .. }), "{why}");
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            heir.ready().await
+        });
+        assert!(patience.await.unwrap().is_leader);
+        took.push(clock::now().at_most_since(began));
+    }
+    stop.cancel();
+    futures::future::join_all(load).await;
+    took.sort();
+    println!("from wanted to ready: {took:.0?}");
+    // An election by time-out instead of by name takes longer than its shortest time-out.
+    assert!(took[ROUNDS / 2] < ELECTION / 2, "{took:?}");
     cluster.stop().await;
 }
 

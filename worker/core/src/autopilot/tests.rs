@@ -313,7 +313,27 @@ fn a_sole_voter_swaps_its_vote_before_it_restarts() {
         &["votes pass from n1 to n2"],
         &[2],
     );
-    check(Scene::new(3, 3).with(|scene| scene.row(1).drain = restart), &[], &[1, 2, 3]);
+}
+
+#[test]
+fn a_leader_that_restarts_lets_one_that_stays_lead_and_keeps_its_vote() {
+    let restart = Drain::Restart(Incarnation::default());
+    let leaders = |restarting: &[u64]| {
+        Scene::new(4, 3)
+            .with(|scene| restarting.iter().for_each(|&id| scene.row(id).drain = restart))
+    };
+    check(leaders(&[1]), &["leadership passes to n2"], &[1, 2, 3]);
+    check(leaders(&[1, 2]), &["leadership passes to n3"], &[1, 2, 3]);
+    let lonely = leaders(&[1, 2]).with(|scene| scene.crash(3));
+    check(lonely, &["votes pass from n3 to n4", "leadership passes to n4"], &[1, 2, 4]);
+    check(leaders(&[2]), &[], &[1, 2, 3]);
+}
+
+#[test]
+fn l7_where_all_stop_together_nobody_hands_leadership_on() {
+    let mut scene = Scene::new(3, 3);
+    (1..=3).for_each(|id| scene.row(id).drain = Drain::Restart(Incarnation::default()));
+    check(scene, &[], &[1, 2, 3]);
 }
 
 #[test]

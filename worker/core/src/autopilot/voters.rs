@@ -56,15 +56,18 @@ impl View<'_> {
         }
     }
 
-    /// A leader whose vote must go first lets another voter lead; a sole voter has none.
+    /// A leader that leaves lets another voter lead first; a sole voter has none. One that
+    /// restarts names only a node that stays: where all stop together nobody gains by it.
     fn hand_on_leadership(&self, report: &mut Vec<Finding>) -> Option<Change> {
         let me = self.input.me;
         let voters = self.voters();
-        if !self.gone(me) || !voters.contains(&me) || voters.len() == 1 {
+        let leaves = self.gone(me) || self.restarts(me);
+        if !leaves || !voters.contains(&me) || voters.len() == 1 {
             return None;
         }
         let heir = (voters.iter().copied())
             .filter(|&id| id != me && !self.gone(id) && self.caught_up(id))
+            .filter(|&id| self.gone(me) || self.stays(id))
             .min_by_key(|&id| (!self.stays(id), self.behind(id), id));
         if heir.is_none() {
             report.push(Finding::NoHeir { leader: me });
@@ -78,10 +81,12 @@ impl View<'_> {
     fn replace_gone(&self, report: &mut Vec<Finding>) -> Option<Change> {
         let voters = self.voters();
         let sole = voters.len() == 1;
-        let restarts =
-            |id| self.node(id).is_some_and(|node| matches!(node.drain, Drain::Restart(_)));
         let must_go = |&id: &NodeId| {
-            if sole { self.gone(id) || restarts(id) } else { self.gone(id) && id != self.input.me }
+            if sole {
+                self.gone(id) || self.restarts(id)
+            } else {
+                self.gone(id) && id != self.input.me
+            }
         };
         let size = voters.len().min(self.target());
         // Fewer votes weigh more: none of them should rest with the dead.
@@ -214,6 +219,10 @@ impl View<'_> {
             .chain(demoted.iter().copied().filter(|&id| !self.forgotten(id)))
             .collect();
         Some(Change::Membership { voters, learners, why: why(promoted, demoted) })
+    }
+
+    fn restarts(&self, id: NodeId) -> bool {
+        self.node(id).is_some_and(|node| matches!(node.drain, Drain::Restart(_)))
     }
 
     fn candidates(&self) -> Vec<NodeId> {

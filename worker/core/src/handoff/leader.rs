@@ -129,6 +129,11 @@ impl Leader {
         Output { actions, wake_at }
     }
 
+    /// Moves that have begun and are not over.
+    pub fn in_flight(&self) -> usize {
+        self.moves.len()
+    }
+
     /// All moves that recently failed and may not be tried again yet.
     pub fn back_offs(&self, now: Timestamp) -> impl Iterator<Item = BackOff> + '_ {
         self.failures

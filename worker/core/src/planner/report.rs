@@ -61,6 +61,27 @@ pub enum Why {
     },
 }
 
+impl Report {
+    /// Shards are over a share and wait for nothing but the end of other moves.
+    pub(super) fn balancing_waits(&self) -> bool {
+        let stays = |node| {
+            let share = self.shares.iter().find(|share| share.node == node);
+            share.is_some_and(|share| share.standing == Standing::Target)
+        };
+        self.refusals.iter().any(|refusal| match refusal.why {
+            Why::ClusterBudget { .. } | Why::NodeBudget { .. } | Why::TargetsBusy { .. } => {
+                refusal.node.is_some_and(stays)
+            }
+            Why::Paused
+            | Why::TwoRevisions
+            | Why::Cooldown { .. }
+            | Why::BackingOff
+            | Why::NoTarget
+            | Why::AssignsHeld { .. } => false,
+        })
+    }
+}
+
 impl fmt::Display for Why {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

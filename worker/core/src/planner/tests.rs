@@ -2,7 +2,7 @@
 
 mod properties;
 mod roll;
-mod world;
+pub(super) mod world;
 
 use std::time::Duration;
 

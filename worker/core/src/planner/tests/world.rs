@@ -213,6 +213,10 @@ impl World {
         self.backing_off.insert((ShardId(shard), target), Duration::from_secs(9));
     }
 
+    pub fn join(&mut self, node: NodeId, member: Member) {
+        self.members.insert(node, member);
+    }
+
     fn member(&mut self, node: NodeId) -> &mut Member {
         self.members.get_mut(&node).unwrap()
     }
