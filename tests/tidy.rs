@@ -83,26 +83,68 @@ fn core_does_no_io() {
     report("core reads no clock, file, socket or unordered map", &offenders);
 }
 
-#[test]
-fn only_env_touches_the_machine() {
-    const FORBIDDEN: [&str; 5] =
-        ["tokio::net", "std::fs", "std::thread", "tokio::fs", "SystemTime"];
+/// Lines of the worker's production code for which `offends` says so, outside of `places`.
+fn worker_lines(places: &[&str], offends: impl Fn(&str) -> bool) -> Vec<String> {
     let mut offenders = Vec::new();
     for (name, text) in files(".rs") {
-        let exempt = name.starts_with("worker/src/env") || is_test_file(&name);
+        let exempt = places.iter().any(|place| name.starts_with(place)) || is_test_file(&name);
         if !name.starts_with("worker/src/") || exempt {
             continue;
         }
         for (number, line) in production(&text).lines().enumerate() {
             let code = line.split("//").next().unwrap_or(line);
-            // The runtime's Instant paces, and is virtual where time is simulated; std's is not.
-            let std_clock = code.contains("std::time") && code.contains("Instant");
-            if std_clock || FORBIDDEN.iter().any(|word| code.contains(word)) {
+            if offends(code) {
                 offenders.push(format!("{name}:{}: {}", number + 1, line.trim()));
             }
         }
     }
+    offenders
+}
+
+#[test]
+fn only_env_touches_the_machine() {
+    const FORBIDDEN: [&str; 5] =
+        ["tokio::net", "std::fs", "std::thread", "tokio::fs", "SystemTime"];
+    let offenders = worker_lines(&["worker/src/env"], |code| {
+        // The runtime's Instant paces, and is virtual where time is simulated; std's is not.
+        let std_clock = code.contains("std::time") && code.contains("Instant");
+        std_clock || FORBIDDEN.iter().any(|word| code.contains(word))
+    });
     report("only worker/src/env names sockets, files, threads and clocks", &offenders);
+}
+
+#[test]
+fn only_control_proposes() {
+    let places = ["worker/src/control", "worker/src/raft"];
+    let offenders = worker_lines(&places, |code| {
+        ["raft.propose(", "client_write"].iter().any(|w| code.contains(w))
+    });
+    report("only worker/src/control proposes to Raft", &offenders);
+}
+
+#[test]
+fn only_raft_names_openraft() {
+    // The log's filter names the crate as a target, not as code.
+    let places = ["worker/src/raft", "worker/src/wire/raft.rs", "worker/src/main.rs"];
+    let offenders = worker_lines(&places, |code| code.contains("openraft"));
+    report("openraft stays behind our own types", &offenders);
+}
+
+#[test]
+fn only_host_runs_user_work() {
+    let places = ["worker/src/host"];
+    let offenders = worker_lines(&places, |code| {
+        ["ShardHost", "HostCall", ".host.call("].iter().any(|word| code.contains(word))
+    });
+    report("only worker/src/host knows the contract with user code", &offenders);
+}
+
+#[test]
+fn a_receiver_cannot_send_a_call_on() {
+    let (_, receiver) = files("worker/src/forward/pipe/receiver.rs").remove(0);
+    for way_out in ["Pipes", "Ingress", "super::Pipe", "park::"] {
+        assert!(!receiver.contains(way_out), "the receiving end of a pipe names {way_out}");
+    }
 }
 
 #[test]
@@ -182,10 +224,14 @@ fn has(ending: &str) -> bool {
 fn test_names() -> BTreeSet<String> {
     let mut names = BTreeSet::new();
     for (_, text) in files(".rs") {
-        for line in text.lines() {
-            let line = line.trim_start().trim_start_matches("async ");
-            if let Some(rest) = line.strip_prefix("fn ") {
-                names.insert(rest.split(['(', '<']).next().unwrap_or(rest).to_owned());
+        let mut is_test = false;
+        for line in text.lines().map(str::trim_start) {
+            if let Some(rest) = line.trim_start_matches("async ").strip_prefix("fn ") {
+                if std::mem::take(&mut is_test) {
+                    names.insert(rest.split(['(', '<']).next().unwrap_or(rest).to_owned());
+                }
+            } else if line.starts_with("#[test]") || line.starts_with("#[tokio::test") {
+                is_test = true;
             }
         }
     }
