@@ -33,8 +33,9 @@ use crate::{
     wire,
 };
 
-/// Waits between two attempts to reach a peer: the first, and the longest.
-const RETRY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
+/// Waits between two attempts to send entries to a peer: the first, and the longest. One that
+/// comes back may be all that a quorum lacks, so the longest stays within an election.
+const RETRY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_millis(400));
 /// Bytes of one chunk of a snapshot.
 const CHUNK: usize = 256 << 10;
 /// A snapshot's receiver that takes no chunk and gives no answer for so long is gone.
@@ -168,14 +169,16 @@ impl Link {
             wire::raft::append_request(header.clone(), &request)
         });
         let mut client = self.client(Purpose::Raft)?;
-        let opening = tokio::time::timeout(self.network.idle, client.stream_append(requests));
-        let responses = match opening.await {
-            Ok(Ok(responses)) => responses.into_inner(),
-            Ok(Err(status)) => return Err(self.refused(Purpose::Raft, &status).into()),
-            Err(_) => {
+        // Raft waits after a failure before it gives out the next request, inside this call:
+        // only what was sent may wait too long, or no request would ever be sent again.
+        let responses = tokio::select! {
+            opened = client.stream_append(requests) => opened,
+            () = pace.stalled(self.network.idle) => {
                 return Err(self.timed_out(RPCTypes::AppendEntries, option.soft_ttl()).into());
             }
         };
+        let responses = responses.map_err(|status| self.refused(Purpose::Raft, &status))?;
+        let responses = responses.into_inner();
         let stream = futures::stream::unfold(Some(responses), move |state| {
             let pace = pace.clone();
             async move {

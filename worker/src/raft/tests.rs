@@ -165,6 +165,31 @@ async fn a_node_beyond_the_log_gets_a_snapshot() {
     cluster.stop().await;
 }
 
+/// Its port answers long before its Raft does: the leader must not lose patience for good.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_follower_that_starts_slowly_is_taken_back() {
+    let mut cluster = Cluster::of_three().await;
+    let leader = cluster.leader().await.id;
+    let others: Vec<_> = cluster.ids().into_iter().filter(|id| *id != leader).collect();
+    let dead = cluster.kill(others[0]).await;
+    cluster.node(leader).handle.propose(&configure(3)).await.unwrap();
+    cluster.restart_slowly(dead, 8 * ELECTION).await;
+    cluster.kill(others[1]).await;
+    // It is the only one left to make a quorum with.
+    let done = tokio::time::timeout(cluster::PATIENCE, async {
+        loop {
+            match cluster.leader().await.handle.propose(&configure(4)).await {
+                Ok(done) => return done,
+                Err(ProposeError::Unavailable | ProposeError::NotLeader { .. }) => {}
+                Err(why) => panic!("{why}"),
+            }
+        }
+    });
+    let done = done.await.expect("the slow one is taken back");
+    cluster.all_applied(done.index).await;
+    cluster.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn leadership_goes_where_it_is_sent() {
     let cluster = Cluster::of_three().await;

@@ -81,30 +81,7 @@ impl Node {
     }
 
     async fn run(id: NodeId, table: Table, dir: TempDir) -> Self {
-        let listener = env::net::listen("127.0.0.1:0".parse().unwrap()).unwrap();
-        let address = listener.local_addr().unwrap().to_string();
-        let (slot, stop, book) =
-            (Slot::default(), CancellationToken::new(), AddressBook::default());
-        let server = peer::server()
-            .add_service(slot.service())
-            .serve_with_incoming_shutdown(peer::incoming(listener), stop.clone().cancelled_owned());
-        tokio::spawn(server);
-        let cluster = ClusterCell::default();
-        cluster.set(Some(CLUSTER));
-        let handle = Handle::start(Config {
-            dir: dir.path().to_owned(),
-            cluster,
-            id,
-            name: info(id).name,
-            address: address.clone(),
-            lease: Lease::from_millis(LEASE_MS).unwrap(),
-            table: table.clone(),
-            channels: Channels::new(book.clone()),
-            slot,
-        })
-        .await
-        .unwrap();
-        Self { id, address, handle, table, book, dir, stop }
+        Port::open().run(id, table, dir).await
     }
 
     pub async fn stop(self) -> Dead {
@@ -144,6 +121,48 @@ impl Node {
 
     fn member(&self) -> Member {
         Member { name: info(self.id).name, raft_address: self.address.clone() }
+    }
+}
+
+/// A node's server, before its Raft runs.
+struct Port {
+    address: String,
+    slot: Slot,
+    stop: CancellationToken,
+    book: AddressBook,
+}
+
+impl Port {
+    fn open() -> Self {
+        let listener = env::net::listen("127.0.0.1:0".parse().unwrap()).unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let (slot, stop, book) =
+            (Slot::default(), CancellationToken::new(), AddressBook::default());
+        let server = peer::server()
+            .add_service(slot.service())
+            .serve_with_incoming_shutdown(peer::incoming(listener), stop.clone().cancelled_owned());
+        tokio::spawn(server);
+        Self { address, slot, stop, book }
+    }
+
+    async fn run(self, id: NodeId, table: Table, dir: TempDir) -> Node {
+        let Self { address, slot, stop, book } = self;
+        let cluster = ClusterCell::default();
+        cluster.set(Some(CLUSTER));
+        let handle = Handle::start(Config {
+            dir: dir.path().to_owned(),
+            cluster,
+            id,
+            name: info(id).name,
+            address: address.clone(),
+            lease: Lease::from_millis(LEASE_MS).unwrap(),
+            table: table.clone(),
+            channels: Channels::new(book.clone()),
+            slot,
+        })
+        .await
+        .unwrap();
+        Node { id, address, handle, table, book, dir, stop }
     }
 }
 
@@ -226,6 +245,17 @@ impl Cluster {
         for other in self.nodes() {
             other.book.learn(node.id, &node.address);
         }
+        self.0.insert(node.id, node);
+    }
+
+    /// As `restart`, but for so long its port is open before Raft runs.
+    pub async fn restart_slowly(&mut self, dead: Dead, pause: Duration) {
+        let port = Port::open();
+        for other in self.nodes() {
+            other.book.learn(dead.id, &port.address);
+        }
+        tokio::time::sleep(pause).await;
+        let node = port.run(dead.id, Table::default(), dead.dir).await;
         self.0.insert(node.id, node);
     }
 
