@@ -5,7 +5,9 @@
 
 mod change;
 pub mod http;
+pub(crate) mod pages;
 mod read;
+pub(crate) mod ready;
 
 use std::sync::Arc;
 

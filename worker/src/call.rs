@@ -5,7 +5,10 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use shoal_core::id::{Epoch, MapVersion, ShardId};
+use shoal_core::{
+    admit::Nack,
+    id::{Epoch, MapVersion, ShardId},
+};
 
 /// Longest key in bytes.
 pub const MAX_KEY: usize = 4_096;
@@ -44,7 +47,7 @@ pub enum Outcome {
     /// It ran, and the owner still held the shard when it was acknowledged.
     Reply(Reply),
     /// Certainly not executed here, and never will be.
-    Nack(shoal_core::admit::Nack),
+    Nack(Nack),
     /// Admitted, but the acknowledgement had to be withheld or was lost.
     Unknown(String),
 }
@@ -55,6 +58,21 @@ pub struct Reply {
     pub result: Result<Bytes, AppError>,
     /// Epoch under which it ran; newer than the call's when the caller was behind.
     pub epoch: Epoch,
+}
+
+/// Kinds of refusal, as metrics name them.
+pub const NACK_KINDS: [&str; 5] = ["not_owner", "moving", "busy", "stale_receiver", "expired"];
+
+/// Which of [`NACK_KINDS`] it is.
+pub fn nack_kind(nack: &Nack) -> &'static str {
+    let [not_owner, moving, busy, stale_receiver, expired] = NACK_KINDS;
+    match nack {
+        Nack::NotOwner { .. } => not_owner,
+        Nack::Moving { .. } => moving,
+        Nack::Busy { .. } => busy,
+        Nack::StaleReceiver => stale_receiver,
+        Nack::Expired => expired,
+    }
 }
 
 /// An error of the application, with the gRPC code it chose.

@@ -8,6 +8,7 @@
 mod answer;
 mod gather;
 mod leader;
+pub mod metrics;
 mod renewals;
 mod request;
 mod voters;
@@ -50,6 +51,7 @@ pub struct Config {
     pub founding_size: usize,
     /// The first entry of the cluster, on its founder.
     pub found: Option<Command>,
+    pub metrics: metrics::Metrics,
 }
 
 /// Asks the leader's loop of this node.

@@ -7,5 +7,6 @@ pub mod clock;
 pub mod disk;
 pub mod lock;
 pub mod net;
+pub mod process;
 pub mod random;
 pub mod thread;

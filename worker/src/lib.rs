@@ -21,4 +21,5 @@ pub mod peer;
 pub mod raft;
 pub mod session;
 pub mod table;
+mod telemetry;
 pub mod wire;

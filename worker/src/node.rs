@@ -11,11 +11,10 @@ mod member;
 use std::{future::Future, net::SocketAddr, sync::Arc, time::Duration};
 
 use parking_lot::Mutex;
-use prometheus_client::registry::Registry as Metrics;
 use shoal_core::{
     found as core_found,
     id::NodeId,
-    registry::{Addresses, FEATURE_LEVEL, Life, NodeInfo},
+    registry::{Addresses, FEATURE_LEVEL, NodeInfo},
 };
 use tokio::{runtime::Handle, sync::watch, task::JoinSet};
 use tokio_util::sync::CancellationToken;
@@ -26,7 +25,7 @@ use self::{
     late::{Late, LateOwner},
 };
 use crate::{
-    admin,
+    admin::{http, pages::NodePages, ready},
     config::{Config, HostPort, Start},
     discovery::{Discovery, fixed::Fixed},
     env::net,
@@ -37,6 +36,7 @@ use crate::{
     peer::{self, AddressBook, Channels},
     raft,
     table::Table,
+    telemetry::Telemetry,
 };
 
 /// Exit code of a setting that cannot be used on this machine.
@@ -72,7 +72,7 @@ pub(crate) struct Shared {
     pub late: Late,
     pub owner: LateOwner,
     pub waiting: watch::Sender<String>,
-    pub metrics: Mutex<Metrics>,
+    pub telemetry: Telemetry,
     /// Carries clients' calls and runs the hosts. The rest keeps to the runtime it is polled on:
     /// a flood of calls must not cost the session, nor a handler that blocks.
     pub executor: Handle,
@@ -94,9 +94,8 @@ pub async fn run(
     let table = Table::default();
     let channels = Channels::new(AddressBook::default());
     let owner = LateOwner::default();
-    let metrics = Arc::new(forward::metrics::Metrics::default());
-    let mut registered = Metrics::with_prefix("shoal");
-    metrics.register(&mut registered);
+    let telemetry = Telemetry::default();
+    let metrics = telemetry.forward.clone();
     let node =
         forward::Node::new(Arc::new(owner.clone()), table.clone(), metrics, config.max_payload);
     let forward = Arc::new(node);
@@ -123,7 +122,7 @@ pub async fn run(
         late: Late::default(),
         owner,
         waiting: watch::Sender::new("starting".to_owned()),
-        metrics: Mutex::new(registered),
+        telemetry,
         executor,
         shutdown: CancellationToken::new(),
         exit: watch::Sender::new(None),
@@ -258,7 +257,7 @@ impl Running {
             info!(name = %shared.config.raft_id, "told to stop");
             let budget = shared.config.shutdown_budget;
             raft.leave(budget.saturating_sub(CONNECTIONS)).await;
-            shared.waiting.send_replace("leaving".to_owned());
+            shared.waiting.send_replace(ready::LEAVING.to_owned());
             leave.leave(CONNECTIONS).await;
             ingress.close().await;
         }
@@ -328,16 +327,10 @@ fn serve_admin(
             }
         });
     }
+    let pages = Arc::new(NodePages::new(shared.clone()));
     for listener in http {
-        let router = admin::http::router(admin::http::Http { shared: shared.clone() });
-        let shutdown = shared.shutdown.clone();
-        tasks.spawn(async move {
-            let served = axum::serve(listener, router)
-                .with_graceful_shutdown(async move { shutdown.cancelled().await });
-            if let Err(error) = served.await {
-                warn!(%error, "the http port ended");
-            }
-        });
+        let (pages, shutdown) = (pages.clone(), shared.shutdown.clone());
+        tasks.spawn(http::serve(listener, pages, http::Limits::default(), shutdown));
     }
 }
 
@@ -347,17 +340,11 @@ async fn readiness(shared: Arc<Shared>, mut founding: watch::Receiver<found::Sta
     loop {
         map.borrow_and_update();
         let missing = founding.borrow_and_update().waiting.clone();
-        let waiting = {
-            let registry = shared.table.registry();
-            let mine = shared.me.get().and_then(|me| registry.node(*me)).map(|node| node.life);
-            match mine {
-                Some(Life::Left) => "parked: this node was removed from the cluster".to_owned(),
-                _ if registry.formed() => String::new(),
-                _ => missing.unwrap_or_else(|| "waiting for the table of the cluster".to_owned()),
-            }
-        };
+        let me = shared.me.get().copied();
+        let missing = ready::missing(&shared.table.registry(), me, missing.as_deref());
+        let waiting = missing.unwrap_or_default();
         shared.waiting.send_if_modified(|now| {
-            let changed = *now != waiting && now != "leaving";
+            let changed = *now != waiting && now != ready::LEAVING;
             if changed {
                 *now = waiting;
             }

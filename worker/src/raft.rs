@@ -9,6 +9,7 @@ mod config;
 mod handle;
 pub(crate) mod log_store;
 mod membership;
+pub mod metrics;
 mod network;
 mod record;
 mod retention;

@@ -7,6 +7,7 @@
 mod client;
 mod health;
 mod leave;
+pub mod metrics;
 mod server;
 
 use std::{sync::Arc, time::Duration};
@@ -16,7 +17,7 @@ use parking_lot::Mutex;
 use shoal_core::{
     id::{Incarnation, NodeId},
     session::{
-        holder::{Action, Answer, Event, Holder, OwnRow, Why},
+        holder::{Action, Answer, Call, Event, Holder, OwnRow, Why},
         lease::Lease,
     },
 };
@@ -87,6 +88,7 @@ pub struct Config {
     pub node: NodeId,
     /// Rules the pace until the first answer.
     pub lease: Lease,
+    pub metrics: metrics::Metrics,
 }
 
 pub struct Session {
@@ -201,8 +203,14 @@ impl Session {
                 Action::Send { request, call, incarnation, via } => {
                     let client = self.client.clone();
                     let table = self.table.applied();
+                    let metrics = self.config.metrics.clone();
+                    if call == Call::Renew {
+                        metrics.sent.inc();
+                    }
                     self.pending.push(Box::pin(async move {
+                        let began = tokio::time::Instant::now();
                         let answer = client.session(call, incarnation, table, via).await;
+                        metrics.ended(call, &answer, began.elapsed());
                         Event::Answered { request, answer }
                     }));
                 }
@@ -211,6 +219,7 @@ impl Session {
                 }
                 Action::StopServing => {
                     warn!(node = %self.config.node, "the right to serve has ended");
+                    self.config.metrics.self_fences.inc();
                     self.right.revoke();
                 }
                 Action::CloseAll(incarnation) => {

@@ -3,6 +3,8 @@
 //! A member of the log feeds it entry by entry, any other node by deltas of a watch; it never
 //! goes back. Readers take a lock for the registry, none for the routes.
 
+pub mod metrics;
+
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;

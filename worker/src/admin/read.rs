@@ -54,7 +54,7 @@ impl Server {
     }
 
     pub(super) fn status_now(&self) -> pb::StatusResponse {
-        let leadership = self.inner.raft.leadership().borrow().clone();
+        let leadership = *self.inner.raft.leadership().borrow();
         let membership = self.inner.raft.membership();
         let registry = self.inner.table.registry();
         let nodes = registry

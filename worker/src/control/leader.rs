@@ -12,6 +12,7 @@ use tracing::{debug, info, warn};
 
 use super::{
     Control, Denied, Done, Granted, Outcome, gather,
+    metrics::Counting,
     renewals::{Renewals, Waiter},
     request::Reply,
     voters::Voters,
@@ -31,6 +32,7 @@ pub(super) struct Term {
     pub voters: Voters,
     pub transfer: Transfer,
     pub pace: Pace,
+    counting: Counting,
     bulk_in_flight: usize,
     /// Something changed that a plan depends on.
     plan_dirty: bool,
@@ -70,6 +72,7 @@ impl Control {
             voters: Voters::new(at),
             transfer: Transfer::default(),
             pace: Pace::default(),
+            counting: Counting::new(registry.shards()),
             bulk_in_flight: 0,
             plan_dirty: true,
             level_asked: 0,
@@ -83,6 +86,7 @@ impl Control {
             let registry = self.table.registry();
             term.moves =
                 handoff::Leader::rebuild(registry.shards().map(|(id, row)| (id, *row)), now);
+            term.counting = Counting::new(registry.shards());
             term.plan_dirty = true;
         }
     }
@@ -92,6 +96,7 @@ impl Control {
         let registry = self.table.registry();
         for shard in &applied.changes.shards {
             if let Some(row) = registry.shard(*shard).copied() {
+                term.counting.row(&self.config.metrics, *shard, &row, applied.at);
                 let event = handoff::leader::Event::Row { shard: *shard, row };
                 // Rows ask for nothing; reports and ticks do.
                 drop(term.moves.on(event, applied.at));
@@ -104,10 +109,9 @@ impl Control {
 
     pub(super) fn on_tick(&mut self) {
         let inbox_empty = self.inbox.is_empty();
-        if self.term.is_none() {
-            return;
-        }
         let now = clock::now();
+        let Some(term) = &mut self.term else { return };
+        term.counting.tick(&self.config.metrics, &self.table.registry(), now);
         self.flush_renewals();
         self.found();
         self.tick_fencing(inbox_empty, now);
@@ -271,7 +275,10 @@ impl Control {
             }
             Kind::Renewals(replies) => self.renewed(replies, answer),
             Kind::Fence(node) => match answer {
-                Ok((index, event)) => info!(%node, %index, ?event, "fenced"),
+                Ok((index, event)) => {
+                    self.config.metrics.fenced.inc();
+                    info!(%node, %index, ?event, "fenced");
+                }
                 Err(why) => info!(%node, %why, "was not fenced"),
             },
             Kind::Bulk => {

@@ -8,9 +8,11 @@ use prometheus_client::{
         gauge::Gauge,
         histogram::{Histogram, exponential_buckets},
     },
-    registry::Registry,
+    registry::{Registry, Unit},
 };
 use shoal_core::admit::Nack;
+
+use crate::call::{NACK_KINDS, nack_kind};
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Kind {
@@ -31,7 +33,7 @@ pub struct Metrics {
     pub parked: Counter,
     pub parked_now: Gauge,
     pub parked_bytes: Gauge,
-    pub park_seconds: Histogram,
+    pub park_time: Histogram,
     pub pipes_opened: Counter,
     pub pipes_failed: Counter,
     pub connections: Gauge,
@@ -42,7 +44,10 @@ pub struct Metrics {
 impl Default for Metrics {
     fn default() -> Self {
         // A counter shares its number with its clones: the hot path looks no family up.
-        let calls = ByKind::default();
+        let (calls, nacks) = (ByKind::default(), ByKind::default());
+        for kind in NACK_KINDS {
+            drop(nacks.get_or_create(&Kind { kind }));
+        }
         Self {
             local: calls.get_or_create_owned(&Kind { kind: "local" }),
             forwarded: calls.get_or_create_owned(&Kind { kind: "forwarded" }),
@@ -54,11 +59,11 @@ impl Default for Metrics {
             parked_now: Gauge::default(),
             parked_bytes: Gauge::default(),
             // 1 ms to 8 s: from one commit to a lease and some.
-            park_seconds: Histogram::new(exponential_buckets(0.001, 2.0, 14)),
+            park_time: Histogram::new(exponential_buckets(0.001, 2.0, 14)),
             pipes_opened: Counter::default(),
             pipes_failed: Counter::default(),
             connections: Gauge::default(),
-            nacks: ByKind::default(),
+            nacks,
         }
     }
 }
@@ -66,33 +71,37 @@ impl Default for Metrics {
 impl Metrics {
     /// Counts a refusal, of this node's own owner or of a peer.
     pub fn nacked(&self, nack: &Nack) {
-        let kind = match nack {
-            Nack::NotOwner { .. } => "not_owner",
-            Nack::Moving { .. } => "moving",
-            Nack::Busy { .. } => "busy",
-            Nack::StaleReceiver => "stale_receiver",
-            Nack::Expired => "expired",
-        };
+        let kind = nack_kind(nack);
         self.nacks.get_or_create(&Kind { kind }).inc();
     }
 
     pub fn register(&self, registry: &mut Registry) {
         let registry = registry.sub_registry_with_prefix("forward");
-        registry.register("calls", "calls that entered here", self.calls.clone());
-        let nacks = self.nacks.clone();
-        registry.register("nacks", "refusals of calls that entered here", nacks);
-        registry.register("resends", "calls sent again", self.resends.clone());
-        let unknown = self.unknown.clone();
-        registry.register("unknown", "calls answered with an unknown outcome", unknown);
-        let unavailable = self.unavailable.clone();
-        registry.register("unavailable", "calls answered as not executed", unavailable);
-        registry.register("parked", "calls that were parked", self.parked.clone());
-        registry.register("parked_now", "calls that are parked", self.parked_now.clone());
-        registry.register("parked_bytes", "bytes that are parked", self.parked_bytes.clone());
-        registry.register("park_seconds", "time that calls were parked", self.park_seconds.clone());
-        registry.register("pipes_opened", "pipes opened to peers", self.pipes_opened.clone());
-        let failed = self.pipes_failed.clone();
-        registry.register("pipes_failed", "attempts to open a pipe that failed", failed);
-        registry.register("connections", "connections open", self.connections.clone());
+        let help = "Calls that entered here by where their owner was at first: kind is local or \
+                    forwarded; the forwarded share is their quotient";
+        registry.register("calls", help, self.calls.clone());
+        let help = "Refusals of calls that entered here: kind is not_owner (misrouted), moving, \
+                    busy, stale_receiver or expired";
+        registry.register("nacks", help, self.nacks.clone());
+        let help = "Times that a call which provably had not run was sent again";
+        registry.register("resends", help, self.resends.clone());
+        let help = "Calls answered UNKNOWN: they may have run";
+        registry.register("outcome_unknown", help, self.unknown.clone());
+        let help = "Calls answered UNAVAILABLE: they did not run";
+        registry.register("unavailable", help, self.unavailable.clone());
+        let help = "Calls that waited here for their shard's next owner";
+        registry.register("parked", help, self.parked.clone());
+        let help = "Calls that wait here for their shard's next owner now";
+        registry.register("parked_calls", help, self.parked_now.clone());
+        let help = "Memory held by the calls that wait now";
+        registry.register_with_unit("parked", help, Unit::Bytes, self.parked_bytes.clone());
+        let help = "How long a call waited for its shard's next owner";
+        registry.register_with_unit("park", help, Unit::Seconds, self.park_time.clone());
+        let help = "Pipes opened to other nodes";
+        registry.register("pipes_opened", help, self.pipes_opened.clone());
+        let help = "Attempts to open a pipe that failed";
+        registry.register("pipes_failed", help, self.pipes_failed.clone());
+        let help = "Connections open on the data port, pipes of other nodes included";
+        registry.register("connections", help, self.connections.clone());
     }
 }

@@ -160,7 +160,7 @@ impl Park {
         for (held, stay) in gone {
             metrics.parked_now.dec();
             metrics.parked_bytes.dec_by(held.bytes as i64);
-            metrics.park_seconds.observe(held.since.elapsed().as_secs_f64());
+            metrics.park_time.observe(held.since.elapsed().as_secs_f64());
             let _ = held.end.send(stay);
         }
     }

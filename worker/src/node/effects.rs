@@ -74,6 +74,7 @@ impl Raft {
             table: self.shared.table.clone(),
             channels: self.shared.channels.clone(),
             slot: self.slot.clone(),
+            metrics: self.shared.telemetry.raft.clone(),
         })
         .await?;
         if found {

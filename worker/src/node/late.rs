@@ -20,7 +20,7 @@ use tower_service::Service;
 use crate::{
     call::{Call, Outcome},
     forward::Owner,
-    host::shards::Shards,
+    host::shards::{Owned, Shards},
 };
 
 /// Filled once this node is a member, emptied when it is none any more.
@@ -107,6 +107,11 @@ impl LateOwner {
     pub fn fill(&self, shards: Shards) {
         // A second founding of one process: the first shards stay, emptied.
         let _ = self.shards.set(shards);
+    }
+
+    /// What they hold; nothing before.
+    pub fn owned(&self) -> Owned {
+        self.shards.get().map(Shards::owned).unwrap_or_default()
     }
 }
 

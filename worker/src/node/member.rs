@@ -52,6 +52,7 @@ impl Member {
             founding_size: names.len().max(1),
             founding: names,
             found: first,
+            metrics: shared.telemetry.control.clone(),
         };
         let (control, asks) = Control::new(config, raft.clone(), shared.table.clone());
         let lock = shared.identity.lock().lock_id();
@@ -66,7 +67,7 @@ impl Member {
         let lease = super::lease(&shared.config);
         let probe = Probe::start(shared.config.raft_dir.clone(), lease.length() / 4, stop.clone())?;
         let (session, handle) = Session::new(
-            session::Config { node, lease },
+            session::Config { node, lease, metrics: shared.telemetry.session.clone() },
             shared.identity.clone(),
             shared.table.clone(),
             shards.clone(),
@@ -87,6 +88,7 @@ impl Member {
             shared.waiting.subscribe(),
         );
         shared.late.admin.fill(Routes::new(AdminServer::new(admin)));
+        shared.telemetry.join(raft.clone(), shards.clone());
         let mut tasks = JoinSet::new();
         tasks.spawn(control.run(stop.clone()));
         tasks.spawn(run_session(shared.clone(), session));
@@ -118,6 +120,7 @@ impl Member {
     pub async fn end(mut self, shared: &Shared) {
         self.stop.cancel();
         shared.right.revoke();
+        shared.telemetry.leave();
         shared.late.session.clear();
         shared.late.handover.clear();
         shared.late.admin.clear();
@@ -129,8 +132,6 @@ impl Member {
 fn shards(shared: &Arc<Shared>, node: NodeId, client: &Client) -> Shards {
     let channels = shared.channels.clone();
     let reporter = client.clone();
-    let metrics = host::metrics::Metrics::default();
-    metrics.register(&mut shared.metrics.lock());
     let shards = Shards::new(host::shards::Parts {
         node,
         host: Arc::new(Kv::default()),
@@ -144,7 +145,7 @@ fn shards(shared: &Arc<Shared>, node: NodeId, client: &Client) -> Shards {
             async move { drop(client.report(report).await) }.boxed()
         }),
         transfer_rate: None,
-        metrics,
+        metrics: shared.telemetry.host.clone(),
     });
     shared.owner.fill(shards.clone());
     shards

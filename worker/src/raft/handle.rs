@@ -23,6 +23,7 @@ use super::{
     ClusterCell, Error,
     log_store::{Extent, LogStore},
     membership::ChangeError,
+    metrics::Metrics,
     network::Network,
     server::{Served, Slot},
     state_machine::{self, StateMachine},
@@ -54,6 +55,7 @@ pub struct Config {
     pub channels: Channels,
     /// Where the server of RAFT_ADDRESS looks for this Raft.
     pub slot: Slot,
+    pub metrics: Metrics,
 }
 
 /// Why a command has no answer of the registry.
@@ -123,6 +125,7 @@ pub(super) struct Inner {
     slot: Slot,
     table: Table,
     pub(super) election_max: Duration,
+    metrics: Metrics,
     leadership: watch::Receiver<Leadership>,
     fatal: watch::Receiver<Option<String>>,
     stop: CancellationToken,
@@ -136,7 +139,9 @@ impl Handle {
         let log = LogStore::open(&config.dir.join("raft.redb"), state_machine::is_form)?;
         let (failing, fatal) = watch::channel(None);
         let machine =
-            StateMachine::open(config.dir.clone(), config.table.clone(), failing.clone())?;
+            StateMachine::open(config.dir.clone(), config.table.clone(), failing.clone())?
+                .measured(config.metrics.apply.clone());
+        log.measure(config.metrics.write.clone());
         let purged = log.extent().first.checked_sub(1);
         let covered = machine.applied().map(|id| id.index);
         if purged > covered {
@@ -184,6 +189,7 @@ impl Handle {
             slot: config.slot,
             table: config.table,
             election_max: elections.max,
+            metrics: config.metrics,
             leadership,
             fatal,
             stop,
@@ -214,6 +220,13 @@ impl Handle {
     /// Answers once the command is applied here. Where nobody is known to lead it waits a
     /// little for an election.
     pub async fn propose(&self, command: &Command) -> Result<Response, ProposeError> {
+        let began = tokio::time::Instant::now();
+        let result = self.offer(command).await;
+        self.0.metrics.proposed(&result, began.elapsed());
+        result
+    }
+
+    async fn offer(&self, command: &Command) -> Result<Response, ProposeError> {
         let bytes = wire::registry::encode_command(command);
         if bytes.len() > MAX_COMMAND {
             return Err(ProposeError::TooLarge(bytes.len()));

@@ -13,7 +13,7 @@ use std::{
     io,
     ops::{Bound, RangeBounds},
     path::Path,
-    sync::Arc,
+    sync::{Arc, OnceLock},
 };
 
 use openraft::{
@@ -21,6 +21,7 @@ use openraft::{
     storage::{IOFlushed, LogState, RaftLogReader, RaftLogStorage},
 };
 use parking_lot::{Mutex, RwLock};
+use prometheus_client::metrics::histogram::Histogram;
 use tokio::sync::{mpsc, oneshot, watch};
 
 pub use self::disk::Error;
@@ -56,6 +57,8 @@ struct Shared {
     /// An entry that forms the cluster is in the log.
     formed: watch::Sender<bool>,
     is_form: fn(&[u8]) -> bool,
+    /// Seconds of each write, fsync included; set once by who wants to know.
+    took: OnceLock<Histogram>,
 }
 
 /// Size of the log, for `retention`.
@@ -110,6 +113,7 @@ impl LogStore {
             disk: RwLock::new(Some(disk.clone())),
             formed,
             is_form,
+            took: OnceLock::new(),
         });
         let (queue, requests) = mpsc::channel(QUEUE);
         let (failed, failure) = watch::channel(None);
@@ -119,6 +123,12 @@ impl LogStore {
         })
         .map_err(|source| Error::Io { path: path.to_owned(), source })?;
         Ok(Self { shared, queue, failure })
+    }
+
+    /// Measures each write to the disk from now on.
+    pub fn measure(&self, took: Histogram) {
+        // The first to ask is the one that is told.
+        let _ = self.shared.took.set(took);
     }
 
     /// The first error of the writer; after it nothing is written and the process must end.

@@ -11,6 +11,7 @@ use openraft::{
     EntryPayload, OptionalSend, RaftSnapshotBuilder,
     storage::{EntryResponder, RaftStateMachine},
 };
+use prometheus_client::metrics::histogram::Histogram;
 use shoal_core::{
     id::{LogIndex, NodeId, Timestamp},
     registry::{Command, Event, Refused, Registry},
@@ -52,6 +53,8 @@ pub struct StateMachine {
     apart: Option<Registry>,
     blank: watch::Sender<Option<Blank>>,
     fatal: watch::Sender<Option<String>>,
+    /// Seconds of each entry's apply.
+    took: Option<Histogram>,
 }
 
 impl StateMachine {
@@ -70,6 +73,7 @@ impl StateMachine {
             apart: Some(Registry::new()),
             blank: watch::Sender::new(None),
             fatal,
+            took: None,
         };
         match found {
             Some(found) => {
@@ -83,6 +87,11 @@ impl StateMachine {
             None => machine.settle(),
         }
         Ok(machine)
+    }
+
+    /// Measures each entry's apply.
+    pub fn measured(self, took: Histogram) -> Self {
+        Self { took: Some(took), ..self }
     }
 
     pub(super) fn applied(&self) -> Option<LogId> {
@@ -184,7 +193,11 @@ impl RaftStateMachine<Types> for StateMachine {
     {
         while let Some(item) = entries.next().await {
             let (entry, responder) = item?;
+            let began = env::clock::now();
             let response = self.apply_entry(entry)?;
+            if let Some(took) = &self.took {
+                took.observe(env::clock::now().at_most_since(began).as_secs_f64());
+            }
             if let Some(responder) = responder {
                 responder.send(response);
             }

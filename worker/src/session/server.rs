@@ -58,13 +58,13 @@ impl Server {
             Ok(_) | Err(_) => None,
         };
         let hop = hop.filter(|hop| !hop.forwarded);
-        if let (Some(leader), Some(hop)) = (leader, hop) {
-            if let Ok(channel) = self.channels.channel(leader, Purpose::Session) {
-                let hop = pb::Hop { forwarded: true, ..hop };
-                match forward(SessionClient::new(channel), hop).await {
-                    Err(status) if status.code() == Code::Unavailable => {}
-                    answer => return answer,
-                }
+        if let (Some(leader), Some(hop)) = (leader, hop)
+            && let Ok(channel) = self.channels.channel(leader, Purpose::Session)
+        {
+            let hop = pb::Hop { forwarded: true, ..hop };
+            match forward(SessionClient::new(channel), hop).await {
+                Err(status) if status.code() == Code::Unavailable => {}
+                answer => return answer,
             }
         }
         Ok(Response::new(wire::response(cluster, answer, |node| self.raft_address(node))))

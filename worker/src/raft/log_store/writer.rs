@@ -13,7 +13,7 @@ use super::{
     Shared,
     disk::{Change, Disk, Error, PURGE_SLICE},
 };
-use crate::raft::types::Types;
+use crate::{env::clock, raft::types::Types};
 
 /// Most bytes of entries in one transaction: bounds the time of one commit.
 const BATCH_BYTES: usize = 1 << 20;
@@ -65,8 +65,12 @@ pub fn run(
                 Request::Close(done) => closing = Some(done),
             }
         }
+        let began = clock::now();
         let written =
             purge_slice(open, &mut changes, &mut purge_to).and_then(|()| open.write(&changes));
+        if let Some(took) = shared.took.get() {
+            took.observe(clock::now().at_most_since(began).as_secs_f64());
+        }
         if let Err(error) = written {
             return fail(&error, waiting, queue, &failure);
         }

@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     env,
     peer::{self, AddressBook, Channels},
-    raft::{ClusterCell, Config, Handle, Leadership, Member, Slot},
+    raft::{ClusterCell, Config, Handle, Leadership, Member, Slot, metrics::Metrics},
     table::Table,
 };
 
@@ -159,6 +159,7 @@ impl Port {
             table: table.clone(),
             channels: Channels::new(book.clone()),
             slot,
+            metrics: Metrics::default(),
         })
         .await
         .unwrap();
