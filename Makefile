@@ -7,7 +7,7 @@ SHELL := bash
 help:
 	@printf 'make demo    a cluster on this machine, driven, grown, drained, rolled, killed: a verdict\n'
 	@printf 'make test    everything\nmake verify  formatting and lints, writes nothing\nmake fix     formats and applies lints\n'
-	@printf 'make bench   the figures of BENCHMARKS.md\n'
+	@printf 'make bench   the figures of BENCHMARKS.md; ONLY="kill-leader form" takes those alone\n'
 
 setup:
 	@tests/setup.sh
@@ -30,4 +30,4 @@ fix:
 	$(CARGO) clippy --workspace --all-targets --all-features --fix --allow-dirty --allow-staged
 
 bench: setup
-	@tests/bench.sh
+	@tests/bench.sh $(ONLY)

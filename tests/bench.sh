@@ -1,8 +1,7 @@
 #!/usr/bin/env bash
-# Builds the release binary and prints what the demo's story measures on this machine.
-# The other suites behind BENCHMARKS.md are still to come.
+# The figures of BENCHMARKS.md on real processes of the release build; arguments are the names
+# of the figures to take, none takes all. Results and tables are left in target/bench.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-cargo build --release --quiet --bin shoal
-echo "machine: $(nproc) cores, $(uname -sr), $(date -u +%F)"
-target/release/shoal dev --demo --plain | tail -n 3
+cargo build --release --quiet -p shoal-worker -p shoal-tests --bin shoal --bin shoal-figures
+exec target/release/shoal-figures "$@"

@@ -3,7 +3,7 @@
 //! Talks to nodes over their public ports only, carries no operator epoch.
 
 mod admin;
-mod bench;
+pub mod bench;
 mod dev;
 mod show;
 mod top;

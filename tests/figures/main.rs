@@ -1,0 +1,249 @@
+//! `make bench`: every figure of BENCHMARKS.md on real processes of the release build, each
+//! also alone.
+//!
+//! Prints what it ran and on which machine, and leaves `<out>/<figure>.json` and a table.
+//! Each figure is bounded in time; one that fails or could not fire its fault is unknown.
+#![allow(clippy::disallowed_methods)] // measures from outside of the product
+
+mod callers;
+mod cluster;
+mod commits;
+mod direct;
+mod figure;
+mod form;
+mod forward;
+mod idle;
+mod idle_leader;
+mod kill;
+mod load;
+mod machine;
+mod node;
+mod planned;
+mod process;
+mod voters;
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    time::Duration,
+};
+
+use anyhow::{Context as _, ensure};
+use clap::{Parser, Subcommand};
+use serde_json::json;
+use tokio::time::{self, Instant};
+
+use self::{
+    cluster::Place,
+    figure::{Figure, Row, Verdict},
+    kill::Victim,
+    machine::Machine,
+};
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc; // as the worker has it
+
+#[derive(Parser)]
+#[command(about = "The figures of BENCHMARKS.md, measured now")]
+struct Arguments {
+    /// Only these figures
+    #[arg(value_enum)]
+    only: Vec<Name>,
+    /// The program that is measured [default: shoal beside this program]
+    #[arg(long)]
+    shoal: Option<PathBuf>,
+    /// Where results go and nodes keep their data: on a disk, not in memory
+    #[arg(long, default_value = "target/bench")]
+    out: PathBuf,
+    /// Kills of a leader, and as many of another node
+    #[arg(long, default_value_t = 30)]
+    kills: usize,
+    #[command(subcommand)]
+    part: Option<Part>,
+}
+
+/// Processes that a figure starts.
+#[derive(Subcommand)]
+enum Part {
+    #[command(hide = true)]
+    Direct(direct::Args),
+    #[command(hide = true)]
+    Callers(callers::Args),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum Name {
+    Form,
+    Join,
+    Planned,
+    Voters,
+    KillFollower,
+    KillLeader,
+    IdleLeader,
+    Commits,
+    Forward,
+    Idle,
+}
+
+const ALL: [Name; 10] = [
+    Name::Form,
+    Name::Join,
+    Name::Planned,
+    Name::Voters,
+    Name::KillFollower,
+    Name::KillLeader,
+    Name::IdleLeader,
+    Name::Commits,
+    Name::Forward,
+    Name::Idle,
+];
+
+impl Name {
+    /// Name of its file, title, and what runs beside what.
+    fn told(self) -> (&'static str, &'static str, &'static str) {
+        match self {
+            Self::Form => (
+                "form",
+                "Forming",
+                "Three processes with empty directories form a cluster of 1,024 shards; each is asked for its Status every 2 ms.",
+            ),
+            Self::Join => (
+                "join",
+                "A fourth node",
+                "A fourth process joins a cluster of three with 1,024 shards and no load.",
+            ),
+            Self::Planned => (
+                "planned",
+                "Planned changes under load, `shoal bench`",
+                "Increments on 4,096 counters over 64 connections to any node while a fourth node joins, one is drained and removed, and the three that remain are restarted one after another.",
+            ),
+            Self::Voters => (
+                "voters",
+                "Voters in a roll",
+                "Three nodes are restarted one after another by SIGTERM; every node is asked for its Status all the time.",
+            ),
+            Self::KillFollower => (
+                "kill-follower",
+                "SIGKILL of a node that does not lead",
+                "Lease 3 s, no report of the death. One key for each shard of the killed node, called over connections that were open to the two others.",
+            ),
+            Self::KillLeader => (
+                "kill-leader",
+                "SIGKILL of the leader",
+                "As above; the killed node leads and owns its share.",
+            ),
+            Self::IdleLeader => (
+                "idle-leader",
+                "SIGKILL of a leader that owns nothing",
+                "Its shards were moved away; the load enters at the two others, which own all shards.",
+            ),
+            Self::Commits => (
+                "commits",
+                "Commits of the registry",
+                "Three processes, each with its log on this disk; writers over 8 connections to the leader's admin port, beside raw durable writes to the same disk in the same run.",
+            ),
+            Self::Forward => (
+                "forward",
+                "Forwarded calls beside direct ones",
+                "Reads of 128 bytes in a closed loop over one connection of a stock tonic client; interleaved runs of 3 s: a stock tonic server, an entry node that forwards to the owner, the owner itself. Client and servers share the cores.",
+            ),
+            Self::Idle => (
+                "idle",
+                "An idle cluster",
+                "Three nodes, 1,024 shards, no call for 60 s, one WatchRoutes open to each.",
+            ),
+        }
+    }
+
+    /// Longer than this it hangs.
+    fn patience(self) -> Duration {
+        Duration::from_secs(match self {
+            Self::KillFollower | Self::KillLeader => 900,
+            Self::Planned | Self::Voters | Self::Forward => 300,
+            Self::Form | Self::Join | Self::IdleLeader | Self::Commits | Self::Idle => 180,
+        })
+    }
+
+    async fn rows(self, place: &Place, kills: usize) -> anyhow::Result<Vec<Row>> {
+        match self {
+            Self::Form => form::forming(place).await,
+            Self::Join => form::joining(place).await,
+            Self::Planned => planned::run(place).await,
+            Self::Voters => voters::run(place).await,
+            Self::KillFollower => kill::run(place, Victim::Follower, kills).await,
+            Self::KillLeader => kill::run(place, Victim::Leader, kills).await,
+            Self::IdleLeader => idle_leader::run(place).await,
+            Self::Commits => commits::run(place).await,
+            Self::Forward => forward::run(place).await,
+            Self::Idle => idle::run(place).await,
+        }
+    }
+
+    async fn measure(self, place: &Place, kills: usize) -> Figure {
+        let (name, title, ran) = self.told();
+        eprintln!("== {name}: {title}");
+        let began = Instant::now();
+        let rows = match time::timeout(self.patience(), self.rows(place, kills)).await {
+            Ok(Ok(rows)) => rows,
+            Ok(Err(error)) => vec![Row::unknown(title, format!("{error:#}"))],
+            Err(_) => {
+                let why = format!("it did not end within {:?}", self.patience());
+                vec![Row::unknown(title, why)]
+            }
+        };
+        let seconds = began.elapsed().as_secs_f64();
+        Figure { name, title, ran, seconds, rows }
+    }
+}
+
+#[tokio::main]
+async fn main() -> anyhow::Result<ExitCode> {
+    let arguments = Arguments::parse();
+    match arguments.part {
+        Some(Part::Direct(args)) => direct::run(args).await?,
+        Some(Part::Callers(args)) => callers::run(args).await?,
+        None => return figures(&arguments).await,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn figures(arguments: &Arguments) -> anyhow::Result<ExitCode> {
+    let out = &arguments.out;
+    fs::create_dir_all(out).with_context(|| format!("creating {}", out.display()))?;
+    let out = out.canonicalize()?;
+    let program = match &arguments.shoal {
+        Some(program) => program.clone(),
+        None => std::env::current_exe()?.with_file_name("shoal"),
+    };
+    ensure!(program.is_file(), "{} is not built", program.display());
+    let place = Place { program, data: out.join("data") };
+    fs::create_dir_all(&place.data)?;
+    let machine = Machine::of(&place.data);
+    println!("{machine}\n");
+    let names = if arguments.only.is_empty() { ALL.to_vec() } else { arguments.only.clone() };
+    let began = Instant::now();
+    let mut measured = Vec::new();
+    for name in names {
+        let figure = name.measure(&place, arguments.kills).await;
+        println!("{figure}");
+        let kept = json!({ "machine": machine, "figure": figure });
+        write(&out.join(format!("{}.json", figure.name)), &format!("{kept:#}\n"))?;
+        eprintln!("== {} took {:.0} s", figure.name, figure.seconds);
+        measured.push(figure);
+    }
+    let sections: Vec<_> = measured.iter().map(ToString::to_string).collect();
+    let seconds = began.elapsed().as_secs_f64();
+    let table = format!("{machine}; {seconds:.0} s in all.\n\n{}", sections.join("\n"));
+    write(&out.join("figures.md"), &table)?;
+    eprintln!("the tables are in {}", out.join("figures.md").display());
+    let verdicts: Vec<_> = measured.iter().flat_map(Figure::verdicts).collect();
+    let count = |wanted| verdicts.iter().filter(|verdict| **verdict == wanted).count();
+    let (missed, unknown) = (count(Verdict::Missed), count(Verdict::Unknown));
+    println!("{} met, {missed} missed, {unknown} unknown", count(Verdict::Met));
+    Ok(if missed + unknown == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn write(path: &Path, text: &str) -> anyhow::Result<()> {
+    fs::write(path, text).with_context(|| format!("writing {}", path.display()))
+}
