@@ -1,7 +1,11 @@
 //! Whole clusters of real processes: both start-up recipes, bad input, restarts, leaves,
 //! crashes. Each test has its own nodes, ports and directories; `tests/src` is the harness.
-#![allow(clippy::unwrap_used)] // everything here is a test
+// Everything here is a test, outside of the product.
+#![allow(clippy::unwrap_used, clippy::disallowed_methods)]
 
+mod calls;
+mod directories;
+mod garbage;
 mod leaves;
 mod probes;
 mod recipes;

@@ -9,6 +9,7 @@ pub mod admin;
 pub mod calls;
 pub mod cluster;
 pub mod command;
+pub mod grpc;
 pub mod http;
 pub mod load;
 pub mod node;

@@ -116,6 +116,16 @@ impl Node {
         http::get(&self.http_address(), "/readyz")
     }
 
+    /// As `readiness`, for a node that may end: then its exit code.
+    pub fn readiness_or_end(&mut self) -> Result<(u16, String), Option<i32>> {
+        let child = self.child.as_mut().expect("the node was started");
+        if let Some(status) = child.try_wait().expect("a child can be asked for") {
+            self.child = None;
+            return Err(status.code());
+        }
+        self.readiness().map_err(|_| None)
+    }
+
     #[track_caller]
     pub fn assert_runs(&mut self) {
         let child = self.child.as_mut().expect("the node was started");
