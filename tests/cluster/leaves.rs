@@ -68,7 +68,7 @@ fn drained_answers_once_a_node_owns_nothing() {
         std::thread::spawn(move || http::get_within(&address, "/drained", wait::PATIENCE));
     drain(&cluster, 0, &["node-c"]);
     let (code, text) = waiting.join().unwrap().unwrap();
-    assert_eq!((code, text.trim()), (200, "drained"));
+    assert!(code == 200 && text.starts_with("drained"), "{code} {text}");
     cluster.status().unwrap();
 }
 
