@@ -22,4 +22,5 @@ pub mod raft;
 pub mod session;
 pub mod table;
 mod telemetry;
+pub mod watch;
 pub mod wire;

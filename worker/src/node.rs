@@ -222,7 +222,7 @@ impl Running {
                 Discovery::Fixed(Fixed::new(names, shared.channels.clone()))
             }
         };
-        let raft = Arc::new(Raft::new(shared.clone(), slot.clone()));
+        let raft = Arc::new(Raft::new(shared.clone(), slot.clone(), discovery.peers()));
         let (founding, handle) = found::Found::new(
             founding_config(&shared.config)?,
             shared.identity.clone(),
@@ -298,7 +298,8 @@ fn serve_peers(
             .add_service(slot.service())
             .add_service(founding.service())
             .add_service(shared.late.session.clone())
-            .add_service(shared.late.handover.clone());
+            .add_service(shared.late.handover.clone())
+            .add_service(shared.late.map.clone());
         let shutdown = shared.shutdown.clone();
         tasks.spawn(async move {
             let incoming = peer::incoming(listener);

@@ -28,7 +28,7 @@ use shoal_core::id::ClusterId;
 pub use self::{
     handle::{Config, Follower, Handle, Leadership, MAX_COMMAND, ProposeError, TransferError},
     log_store::Extent,
-    membership::{ChangeError, EntryId, Members},
+    membership::{ChangeError, EntryId, Heard, Members},
     server::{Service, Slot},
     types::{Member, Response},
 };

@@ -1,11 +1,13 @@
-//! The registry as this node knows it: one copy, whoever feeds it.
+//! The registry as this node knows it, whoever feeds it: the log entry by entry, a watch by
+//! deltas, or both at once. The newest wins and it never goes back.
 //!
-//! A member of the log feeds it entry by entry, any other node by deltas of a watch; it never
-//! goes back. Readers take a lock for the registry, none for the routes.
+//! Entries are applied only on top of entries, since deltas leave renewals out: where a watch is
+//! ahead of the log, the log's own registry stands apart until it has caught up. Readers take a
+//! lock for the registry, none for the routes.
 
 pub mod metrics;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
 use parking_lot::{RwLock, RwLockReadGuard, RwLockWriteGuard};
@@ -37,16 +39,22 @@ pub struct Applied {
     pub install: bool,
 }
 
-/// Who may change the table now.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Feeder {
-    Watch,
-    Log,
+/// Where the log's own registry is.
+enum Log {
+    /// No log feeds this table.
+    None,
+    /// It is the one that readers see.
+    Shown,
+    /// A watch is ahead of it. Up to `parted` listeners were told of renewals; `None`: of none.
+    Apart { registry: Box<Registry>, parted: Option<LogIndex> },
 }
 
 struct State {
+    /// What readers see.
     registry: Registry,
-    feeder: Feeder,
+    log: Log,
+    /// When the log brought its last entry.
+    log_moved: Option<Timestamp>,
 }
 
 struct Inner {
@@ -75,7 +83,11 @@ impl std::ops::Deref for Reading<'_> {
 impl Default for Table {
     fn default() -> Self {
         Self(Arc::new(Inner {
-            state: RwLock::new(State { registry: Registry::new(), feeder: Feeder::Watch }),
+            state: RwLock::new(State {
+                registry: Registry::new(),
+                log: Log::None,
+                log_moved: None,
+            }),
             routes: ArcSwap::from_pointee(RouteTable::default()),
             applied: watch::Sender::new(LogIndex::default()),
             map: watch::Sender::new(MapVersion::default()),
@@ -113,15 +125,20 @@ impl Table {
         self.0.feed.subscribe()
     }
 
-    /// A watch brought a whole table. Refused where it would go back or change the cluster,
-    /// and on a member of the log.
+    /// Members of the log may be watched while it moves; others only know what they are told.
+    pub fn follows_log(&self, within: Duration, now: Timestamp) -> bool {
+        let state = self.0.state.read();
+        let moved = state.log_moved.is_some_and(|at| now.at_most_since(at) <= within);
+        moved && matches!(state.log, Log::Shown)
+    }
+
+    /// A watch brought a whole table. Refused where it would go back or change the cluster.
     pub fn install_snapshot(&self, parts: Delta) -> Result<(), Error> {
-        let state = self.0.state.write();
-        if state.feeder == Feeder::Log {
-            return Err(Error::Malformed("a member of the log follows no watch"));
-        }
         let offered = Registry::from_parts(parts)?;
+        let mut state = self.0.state.write();
         follows(&state.registry, &offered)?;
+        let before = state.before_watch();
+        state.part(before);
         self.put(state, offered);
         Ok(())
     }
@@ -129,49 +146,113 @@ impl Table {
     /// A watch brought the rows that changed.
     pub fn apply_delta(&self, delta: Delta) -> Result<(), Error> {
         let mut state = self.0.state.write();
-        if state.feeder == Feeder::Log {
-            return Err(Error::Malformed("a member of the log follows no watch"));
-        }
+        let before = state.before_watch();
         let changes = state.registry.install_delta(delta)?;
+        state.part(before);
         self.publish(state, changes, false);
         Ok(())
     }
 
-    /// Takes over a registry that the log has built, once it is not behind what the watch
-    /// brought before: until then the log's copy stays apart.
-    pub(crate) fn adopt(&self, registry: &Registry) -> bool {
+    /// A watch that has brought everything up to `since` says that no row changed up to `index`.
+    pub fn progress(&self, since: LogIndex, index: LogIndex) -> Result<(), Error> {
+        let mut state = self.0.state.write();
+        if index <= state.registry.applied() {
+            return Ok(());
+        }
+        state.registry.check_gap(since)?;
+        let before = state.before_watch();
+        state.part(before);
+        state.registry.advance(index);
+        self.publish(state, Changes::default(), false);
+        Ok(())
+    }
+
+    /// The log begins with this registry, or goes on from it after a snapshot. It is shown once
+    /// it is not behind what a watch brought before.
+    pub(crate) fn adopt(&self, registry: Registry) {
         let mut state = self.0.state.write();
         if registry.applied() < state.registry.applied() {
-            return false;
+            state.log = Log::Apart { registry: Box::new(registry), parted: None };
+        } else {
+            state.log = Log::Shown;
+            self.put(state, registry);
         }
-        state.feeder = Feeder::Log;
-        self.put(state, registry.clone());
-        true
     }
 
     /// Applies one entry of the log. Only the state machine calls it, after `adopt`.
     pub(crate) fn apply(&self, index: LogIndex, command: &Command) -> Result<Event, Refused> {
-        let mut state = self.0.state.write();
-        debug_assert_eq!(state.feeder, Feeder::Log);
-        let (result, changes) = state.registry.apply(index, command);
-        if changes.map_version_changed {
-            debug_assert_eq!(state.registry.check(), [], "after {index}: {command:?}");
-        }
-        self.publish(state, changes, false);
-        result
+        self.entry(|registry| {
+            let (result, changes) = registry.apply(index, command);
+            if changes.map_version_changed {
+                debug_assert_eq!(registry.check(), [], "after {index}: {command:?}");
+            }
+            (result, changes)
+        })
     }
 
     /// Notes an entry without a command.
     pub(crate) fn advance(&self, index: LogIndex) {
-        let mut state = self.0.state.write();
-        debug_assert_eq!(state.feeder, Feeder::Log);
-        state.registry.advance(index);
-        self.publish(state, Changes::default(), false);
+        self.entry(|registry| {
+            registry.advance(index);
+            ((), Changes::default())
+        });
     }
 
-    /// This node is no member of the log any more: a watch may feed the table again.
+    /// The registry as the log alone has made it, renewals included.
+    pub(crate) fn of_log(&self) -> Registry {
+        let state = self.0.state.read();
+        match &state.log {
+            Log::None | Log::Shown => state.registry.clone(),
+            Log::Apart { registry, .. } => Registry::clone(registry),
+        }
+    }
+
+    /// No log feeds this table any more.
     pub(crate) fn release(&self) {
-        self.0.state.write().feeder = Feeder::Watch;
+        let mut state = self.0.state.write();
+        state.log = Log::None;
+        state.log_moved = None;
+    }
+
+    fn entry<R>(&self, apply: impl FnOnce(&mut Registry) -> (R, Changes)) -> R {
+        let mut state = self.0.state.write();
+        state.log_moved = Some(env::clock::now());
+        match std::mem::replace(&mut state.log, Log::Shown) {
+            Log::None | Log::Shown => {
+                let (result, changes) = apply(&mut state.registry);
+                self.publish(state, changes, false);
+                result
+            }
+            Log::Apart { mut registry, parted } => {
+                let (result, _) = apply(&mut registry);
+                if registry.applied() < state.registry.applied() {
+                    state.log = Log::Apart { registry, parted };
+                } else {
+                    self.meet(state, *registry, parted);
+                }
+                result
+            }
+        }
+    }
+
+    /// The log has caught up with the watch and is shown again.
+    fn meet(
+        &self,
+        mut state: RwLockWriteGuard<'_, State>,
+        registry: Registry,
+        parted: Option<LogIndex>,
+    ) {
+        match parted {
+            // Under one lease, counted from now, no session is thought to end too early.
+            Some(parted) if !registry.changes_since(parted).settings => {
+                let mut changes = registry.changes_since(state.registry.applied());
+                let renewed = registry.nodes().filter(|(_, node)| node.renewed > parted);
+                changes.renewed = renewed.map(|(id, _)| id).collect();
+                state.registry = registry;
+                self.publish(state, changes, false);
+            }
+            Some(_) | None => self.put(state, registry),
+        }
     }
 
     fn put(&self, mut state: RwLockWriteGuard<'_, State>, registry: Registry) {
@@ -205,6 +286,20 @@ impl Table {
         self.0.map.send_if_modified(|known| std::mem::replace(known, version) != version);
         // Nobody may listen yet.
         let _ = self.0.feed.send(Arc::new(Applied { index, at, changes, lease_ms, install }));
+    }
+}
+
+impl State {
+    /// The log's own registry, where a watch is about to go ahead of it.
+    fn before_watch(&self) -> Option<Registry> {
+        matches!(self.log, Log::Shown).then(|| self.registry.clone())
+    }
+
+    fn part(&mut self, before: Option<Registry>) {
+        if let Some(registry) = before {
+            let parted = Some(registry.applied());
+            self.log = Log::Apart { registry: Box::new(registry), parted };
+        }
     }
 }
 

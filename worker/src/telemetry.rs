@@ -23,6 +23,7 @@ use crate::{
     host::{self, right::Right, shards::Shards},
     raft, session,
     table::{self, Table},
+    watch,
 };
 
 /// Of the page that [`Telemetry::page`] writes.
@@ -34,6 +35,7 @@ pub struct Telemetry {
     pub raft: raft::metrics::Metrics,
     pub session: session::metrics::Metrics,
     pub control: control::metrics::Metrics,
+    pub map: watch::Metrics,
     table: table::metrics::Metrics,
     process: Process,
     registry: Registry,
@@ -50,6 +52,7 @@ impl Default for Telemetry {
             raft: raft::metrics::Metrics::default(),
             session: session::metrics::Metrics::default(),
             control: control::metrics::Metrics::default(),
+            map: watch::Metrics::default(),
             table: table::metrics::Metrics::default(),
             process: Process::default(),
             registry: Registry::default(),
@@ -72,6 +75,7 @@ impl Telemetry {
         self.host.register(shoal);
         self.session.register(shoal);
         self.control.register(shoal);
+        self.map.register(shoal);
         self.raft.register(shoal);
     }
 

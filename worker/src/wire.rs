@@ -3,6 +3,7 @@
 pub mod admin;
 pub mod found;
 pub mod handover;
+pub mod map;
 pub mod raft;
 pub mod registry;
 pub mod session;

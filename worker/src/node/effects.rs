@@ -10,12 +10,14 @@ use shoal_core::{
 use shoal_proto::shoal::peer::v1::{
     self as pb, session_client::SessionClient, session_response::Result as Answer,
 };
+use tokio::sync::watch;
 use tracing::info;
 
 use super::{Shared, member::Member};
 use crate::{
     config::{Config, Start},
     control::Request,
+    discovery::PeerSet,
     env::clock,
     found::{self, Cause, Effects},
     raft::{self, ClusterCell, Slot},
@@ -25,16 +27,18 @@ use crate::{
 pub(super) struct Raft {
     shared: Arc<Shared>,
     slot: Slot,
+    peers: watch::Receiver<PeerSet>,
     cluster: ClusterCell,
     founding: Mutex<Option<found::Handle>>,
     member: tokio::sync::Mutex<Option<Member>>,
 }
 
 impl Raft {
-    pub fn new(shared: Arc<Shared>, slot: Slot) -> Self {
+    pub fn new(shared: Arc<Shared>, slot: Slot, peers: watch::Receiver<PeerSet>) -> Self {
         Self {
             shared,
             slot,
+            peers,
             cluster: ClusterCell::default(),
             founding: Mutex::default(),
             member: tokio::sync::Mutex::default(),
@@ -89,7 +93,9 @@ impl Raft {
             lease_ms: super::lease(config).length().as_millis() as u32,
         });
         info!(%cluster, %node, "runs");
-        let member = Member::start(&self.shared, raft, founding, first, founding_names(config))?;
+        let names = founding_names(config);
+        let peers = self.peers.clone();
+        let member = Member::start(&self.shared, cluster, raft, founding, first, names, peers)?;
         *self.member.lock().await = Some(member);
         Ok(())
     }

@@ -28,6 +28,7 @@ use crate::{
 pub(crate) struct Late {
     pub session: LateService<names::Session>,
     pub handover: LateService<names::Handover>,
+    pub map: LateService<names::Map>,
     pub admin: LateService<names::Admin>,
 }
 
@@ -40,6 +41,8 @@ pub(crate) mod names {
     #[derive(Clone, Default)]
     pub struct Handover;
     #[derive(Clone, Default)]
+    pub struct Map;
+    #[derive(Clone, Default)]
     pub struct Admin;
 
     impl NamedService for Session {
@@ -47,6 +50,9 @@ pub(crate) mod names {
     }
     impl NamedService for Handover {
         const NAME: &'static str = "shoal.peer.v1.Handover";
+    }
+    impl NamedService for Map {
+        const NAME: &'static str = "shoal.peer.v1.Map";
     }
     impl NamedService for Admin {
         const NAME: &'static str = "shoal.admin.v1.Admin";

@@ -5,13 +5,13 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use futures::FutureExt as _;
 use shoal_core::{
     handoff::{Process, Report},
-    id::NodeId,
+    id::{ClusterId, NodeId},
     registry::Command,
 };
 use shoal_proto::shoal::{
     admin::v1::admin_server::AdminServer, peer::v1::session_server::SessionServer,
 };
-use tokio::task::JoinSet;
+use tokio::{sync::watch, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 use tracing::{error, info};
@@ -20,11 +20,13 @@ use super::{Shared, exit_of};
 use crate::{
     admin,
     control::{self, Control},
+    discovery::PeerSet,
     found::{self, Cause},
     host::{self, kv::Kv, shards::Shards},
     peer::Purpose,
     raft,
     session::{self, Client, Probe, Session},
+    watch::Client as Watcher,
 };
 
 pub(super) struct Member {
@@ -40,10 +42,12 @@ pub(super) struct Member {
 impl Member {
     pub fn start(
         shared: &Arc<Shared>,
+        cluster: ClusterId,
         raft: raft::Handle,
         founding: found::Handle,
         first: Option<Command>,
         names: Vec<String>,
+        peers: watch::Receiver<PeerSet>,
     ) -> Result<Self, Cause> {
         let node = raft.id();
         let stop = shared.shutdown.child_token();
@@ -89,7 +93,9 @@ impl Member {
         );
         shared.late.admin.fill(Routes::new(AdminServer::new(admin)));
         shared.telemetry.join(raft.clone(), shards.clone());
+        let watcher = watch_map(shared, cluster, &raft, &handle, peers, &stop);
         let mut tasks = JoinSet::new();
+        tasks.spawn(watcher.run(stop.clone()));
         tasks.spawn(control.run(stop.clone()));
         tasks.spawn(run_session(shared.clone(), session));
         tasks.spawn({
@@ -123,6 +129,7 @@ impl Member {
         shared.telemetry.leave();
         shared.late.session.clear();
         shared.late.handover.clear();
+        shared.late.map.clear();
         shared.late.admin.clear();
         self.tasks.shutdown().await;
         self.raft.shutdown().await;
@@ -149,6 +156,37 @@ fn shards(shared: &Arc<Shared>, node: NodeId, client: &Client) -> Shards {
     });
     shared.owner.fill(shards.clone());
     shards
+}
+
+/// Serves watchers of the registry here, and makes the watcher that this node is at times.
+fn watch_map(
+    shared: &Arc<Shared>,
+    cluster: ClusterId,
+    raft: &raft::Handle,
+    session: &session::Handle,
+    peers: watch::Receiver<PeerSet>,
+    stop: &CancellationToken,
+) -> Watcher {
+    let metrics = shared.telemetry.map.clone();
+    let node = raft.id();
+    let members = raft.clone();
+    let server = crate::watch::Server::new(
+        node,
+        shared.table.clone(),
+        Arc::new(move || members.members()),
+        metrics.clone(),
+        stop.clone(),
+    );
+    shared.late.map.fill(Routes::new(server.service()));
+    Watcher::new(
+        crate::watch::Config { node, cluster },
+        shared.table.clone(),
+        shared.channels.clone(),
+        peers,
+        session.state(),
+        raft.hearsay(),
+        metrics,
+    )
 }
 
 async fn run_session(shared: Arc<Shared>, session: Session) {

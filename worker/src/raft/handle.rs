@@ -22,7 +22,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use super::{
     ClusterCell, Error,
     log_store::{Extent, LogStore},
-    membership::ChangeError,
+    membership::{ChangeError, Heard},
     metrics::Metrics,
     network::Network,
     server::{Served, Slot},
@@ -123,10 +123,11 @@ pub(super) struct Inner {
     pub(super) raft: Raft,
     pub(super) log: LogStore,
     slot: Slot,
-    table: Table,
+    pub(super) table: Table,
     pub(super) election_max: Duration,
     metrics: Metrics,
     leadership: watch::Receiver<Leadership>,
+    pub(super) heard: watch::Sender<Option<Heard>>,
     fatal: watch::Receiver<Option<String>>,
     stop: CancellationToken,
     tasks: TaskTracker,
@@ -168,6 +169,7 @@ impl Handle {
             book: config.channels.book().clone(),
         });
         let (lead, leadership) = watch::channel(Leadership::default());
+        let heard = watch::Sender::new(None);
         let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
         let tend = tending::Tending {
             id: config.id,
@@ -178,7 +180,7 @@ impl Handle {
             book: config.channels.book().clone(),
             stop: stop.clone(),
         };
-        tend.spawn(&tasks, blank, lead, failing);
+        tend.spawn(&tasks, (blank, heard.subscribe()), lead, failing);
         tasks.close();
         Ok(Self(Arc::new(Inner {
             id: config.id,
@@ -191,6 +193,7 @@ impl Handle {
             election_max: elections.max,
             metrics: config.metrics,
             leadership,
+            heard,
             fatal,
             stop,
             tasks,

@@ -11,6 +11,7 @@ use openraft::{
     raft::Precondition,
 };
 use shoal_core::id::{LogIndex, NodeId};
+use tokio::sync::watch;
 
 use super::{
     Handle,
@@ -55,10 +56,57 @@ pub struct Members {
     pub committed: bool,
 }
 
+/// Who leads and who follows the log, with their RAFT_ADDRESSes, as a node that does not was
+/// told by one that does.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct Heard {
+    pub leader: Option<NodeId>,
+    pub voters: BTreeMap<NodeId, String>,
+    pub learners: BTreeMap<NodeId, String>,
+}
+
+impl Heard {
+    pub fn all(&self) -> impl Iterator<Item = (&NodeId, &String)> {
+        self.voters.iter().chain(&self.learners)
+    }
+
+    pub fn ids(&self) -> impl Iterator<Item = NodeId> {
+        self.all().map(|(id, _)| *id)
+    }
+}
+
 impl Handle {
-    /// As of the last membership entry in this node's log, committed or not.
+    /// Who follows the log, to be told to those who do not.
+    pub fn members(&self) -> Heard {
+        let (members, leader) = (self.membership(), self.leadership().borrow().leader);
+        let registry = self.0.table.registry();
+        let address = |id: NodeId| {
+            let node = registry.node(id);
+            (id, node.map(|node| node.info.addresses.raft.clone()).unwrap_or_default())
+        };
+        Heard {
+            leader,
+            voters: members.voters.iter().map(|id| address(*id)).collect(),
+            learners: members.learners.iter().map(|id| address(*id)).collect(),
+        }
+    }
+
+    /// Takes what this node hears of the log while it does not follow it; `None` once it does.
+    pub fn hearsay(&self) -> watch::Sender<Option<Heard>> {
+        self.0.heard.clone()
+    }
+
+    /// As of the last membership entry in this node's log, committed or not; on a node that
+    /// does not follow the log, as it was told.
     pub fn membership(&self) -> Members {
         let metrics = self.metrics();
+        if let (false, Some(heard)) = (metrics.state.is_leader(), &*self.0.heard.borrow()) {
+            return Members {
+                voters: heard.voters.keys().copied().collect(),
+                learners: heard.learners.keys().copied().collect(),
+                ..Members::default()
+            };
+        }
         let committed = metrics.committed_membership_config.log_id();
         let stored = &metrics.membership_config;
         Members { committed: stored.log_id() == committed, ..read(stored) }

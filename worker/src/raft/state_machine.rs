@@ -14,7 +14,7 @@ use openraft::{
 use prometheus_client::metrics::histogram::Histogram;
 use shoal_core::{
     id::{LogIndex, NodeId, Timestamp},
-    registry::{Command, Event, Refused, Registry},
+    registry::{Command, Event, Registry},
 };
 use tokio::sync::watch;
 
@@ -48,9 +48,6 @@ pub struct StateMachine {
     table: Table,
     applied: Option<LogId>,
     membership: StoredMembership,
-    /// The log's registry while the table, fed by a watch before, is ahead of it. A watched
-    /// table lacks renewals, so entries may not be applied on top of it.
-    apart: Option<Registry>,
     blank: watch::Sender<Option<Blank>>,
     fatal: watch::Sender<Option<String>>,
     /// Seconds of each entry's apply.
@@ -70,7 +67,6 @@ impl StateMachine {
             table,
             applied: None,
             membership: StoredMembership::default(),
-            apart: Some(Registry::new()),
             blank: watch::Sender::new(None),
             fatal,
             took: None,
@@ -84,7 +80,7 @@ impl StateMachine {
                 })?;
                 machine.take(&found.meta, registry);
             }
-            None => machine.settle(),
+            None => machine.table.adopt(Registry::new()),
         }
         Ok(machine)
     }
@@ -105,34 +101,7 @@ impl StateMachine {
     fn take(&mut self, meta: &SnapshotMeta, registry: Registry) {
         self.applied = meta.last_log_id;
         self.membership = meta.last_membership.clone();
-        self.apart = Some(registry);
-        self.settle();
-    }
-
-    /// Hands a registry that stands apart to the table once the table is not ahead of it.
-    fn settle(&mut self) {
-        self.apart = self.apart.take().filter(|registry| !self.table.adopt(registry));
-    }
-
-    fn apply_command(&mut self, index: LogIndex, command: &Command) -> Result<Event, Refused> {
-        match &mut self.apart {
-            None => self.table.apply(index, command),
-            Some(registry) => {
-                let (result, _) = registry.apply(index, command);
-                self.settle();
-                result
-            }
-        }
-    }
-
-    fn advance(&mut self, index: LogIndex) {
-        match &mut self.apart {
-            None => self.table.advance(index),
-            Some(registry) => {
-                registry.advance(index);
-                self.settle();
-            }
-        }
+        self.table.adopt(registry);
     }
 
     fn apply_entry(&mut self, entry: super::types::Entry) -> Result<Response, io::Error> {
@@ -140,7 +109,7 @@ impl StateMachine {
         let index = LogIndex(id.index);
         let result = match entry.payload {
             EntryPayload::Blank => {
-                self.advance(index);
+                self.table.advance(index);
                 self.blank.send_replace(Some(Blank {
                     term: id.leader_id.term,
                     leader: NodeId(id.leader_id.node_id),
@@ -151,14 +120,14 @@ impl StateMachine {
             }
             EntryPayload::Membership(membership) => {
                 self.membership = StoredMembership::new(Some(id), membership);
-                self.advance(index);
+                self.table.advance(index);
                 Ok(Event::Done)
             }
             EntryPayload::Normal(payload) => {
                 let command = wire::registry::decode_command(&payload.0).map_err(|error| {
                     self.give_up(&format!("entry {index} cannot be applied: {error}"))
                 })?;
-                self.apply_command(index, &command)
+                self.table.apply(index, &command)
             }
         };
         self.applied = Some(id);
@@ -172,7 +141,7 @@ impl StateMachine {
 
     /// The registry and what it covers, unmoved by later entries.
     fn frozen(&self) -> Builder {
-        let registry = self.apart.clone().unwrap_or_else(|| self.table.registry().clone());
+        let registry = self.table.of_log();
         let meta =
             SnapshotMeta { last_log_id: self.applied, last_membership: self.membership.clone() };
         Builder { dir: self.dir.clone(), registry, meta }

@@ -14,6 +14,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use super::{
     handle::Leadership,
     log_store::LogStore,
+    membership::Heard,
     retention::{self, Action, Seen},
     state_machine::Blank,
     types::Raft,
@@ -37,13 +38,13 @@ impl Tending {
     pub fn spawn(
         self,
         tasks: &TaskTracker,
-        blank: watch::Receiver<Option<Blank>>,
+        (blank, heard): (watch::Receiver<Option<Blank>>, watch::Receiver<Option<Heard>>),
         lead: watch::Sender<Leadership>,
         failing: watch::Sender<Option<String>>,
     ) {
         let Self { id, dir, raft, log, table, book, stop } = self;
         let until = |stop: &CancellationToken| stop.clone().cancelled_owned();
-        let lead = tell_leader(id, raft.clone(), blank, lead);
+        let lead = tell_leader(id, raft.clone(), blank, heard, lead);
         let keep = keep_log_short(dir, raft.clone(), log.clone(), table.clone());
         let fail = keep_failure(raft.clone(), log.clone(), failing);
         let campaign = let_campaign(raft, log, table.clone());
@@ -67,6 +68,7 @@ async fn tell_leader(
     id: NodeId,
     raft: Raft,
     mut blank: watch::Receiver<Option<Blank>>,
+    mut heard: watch::Receiver<Option<Heard>>,
     lead: watch::Sender<Leadership>,
 ) {
     let mut metrics = raft.server_metrics();
@@ -77,11 +79,15 @@ async fn tell_leader(
         let ready = first
             .filter(|first| is_leader && first.leader == id && first.term == term)
             .map(|first| (first.index, first.at));
-        let now = Leadership { leader: seen.current_leader.map(NodeId), term, is_leader, ready };
+        // Raft remembers the last leader for ever on a node that it was taken from.
+        let told = heard.borrow_and_update().as_ref().and_then(|heard| heard.leader);
+        let leader = told.filter(|_| !is_leader).or(seen.current_leader.map(NodeId));
+        let now = Leadership { leader, term, is_leader, ready };
         lead.send_if_modified(|known| std::mem::replace(known, now) != now);
         let more = tokio::select! {
             changed = metrics.changed() => changed.is_ok(),
             changed = blank.changed() => changed.is_ok(),
+            changed = heard.changed() => changed.is_ok(),
         };
         if !more {
             return;

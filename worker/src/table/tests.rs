@@ -1,16 +1,20 @@
 //! One table under each of its two feeders.
 
 use shoal_core::{
-    id::{ClusterId, Epoch},
-    registry::{Configure, NodeInfo},
+    id::{ClusterId, Epoch, Incarnation, NodeId},
+    registry::{Configure, NodeInfo, Register},
 };
 
 use super::*;
 
+fn info() -> NodeInfo {
+    NodeInfo { name: "a".into(), weight: 1, feature_level: 1, ..NodeInfo::default() }
+}
+
 fn found(cluster: u128) -> Command {
     Command::Found {
         cluster: ClusterId(cluster),
-        founder: NodeInfo { name: "a".into(), weight: 1, feature_level: 1, ..NodeInfo::default() },
+        founder: info(),
         directory: 1,
         shard_count: 16,
         lease_ms: 3_000,
@@ -20,7 +24,7 @@ fn found(cluster: u128) -> Command {
 /// A table fed by the log with a founded and formed cluster at index 3.
 fn member(cluster: u128) -> Table {
     let table = Table::default();
-    assert!(table.adopt(&Registry::new()));
+    table.adopt(Registry::new());
     table.advance(LogIndex(1));
     table.apply(LogIndex(2), &found(cluster)).unwrap();
     let form = Command::Form { unix_seconds: 9, highest_epoch_found: Epoch::default() };
@@ -36,7 +40,7 @@ fn configure(lease_ms: u32) -> Command {
 fn readers_see_each_entry_once_it_is_told() {
     let table = Table::default();
     let (mut feed, map) = (table.feed(), table.watch_map());
-    assert!(table.adopt(&Registry::new()));
+    table.adopt(Registry::new());
     table.apply(LogIndex(2), &found(7)).unwrap();
     assert!(feed.try_recv().unwrap().install);
     let applied = feed.try_recv().unwrap();
@@ -83,19 +87,138 @@ fn a_watcher_follows_and_never_goes_back() {
     assert_eq!(*watcher.registry(), before);
 }
 
+const FIRST: Incarnation = Incarnation { counter: 1, nonce: 1 };
+
+fn renew_first() -> Command {
+    Command::Renew { sessions: vec![(NodeId(1), FIRST)] }
+}
+
+fn drain() -> Command {
+    Command::DrainRemoval { node: NodeId(1) }
+}
+
+fn register() -> Command {
+    Command::Register(Register {
+        node: NodeId(1),
+        replaces: Incarnation::default(),
+        incarnation: FIRST,
+        info: info(),
+        lock: None,
+        renewed: LogIndex(2),
+        proof: false,
+        reown: false,
+    })
+}
+
+/// The table of a node that follows the same log as `source`, up to the same entry.
+fn follower(source: &Table) -> Table {
+    let table = Table::default();
+    table.adopt(source.of_log());
+    table
+}
+
+fn both(tables: [&Table; 2], index: u64, command: &Command) {
+    for table in tables {
+        table.apply(LogIndex(index), command).unwrap();
+    }
+}
+
 #[test]
-fn the_log_takes_over_only_once_it_is_not_behind() {
-    let (source, table) = (member(7), Table::default());
-    let behind = source.registry().clone();
+fn a_watch_goes_ahead_of_a_log_that_stands_still_and_the_log_catches_up() {
+    let source = member(7);
+    let table = follower(&source);
     source.apply(LogIndex(4), &configure(5_000)).unwrap();
+    table.apply_delta(source.registry().rows_since(table.applied())).unwrap();
+    assert_eq!(table.registry().settings().lease_ms, 5_000);
+    assert_eq!(table.of_log().applied(), LogIndex(3), "no entry is applied on top of a delta");
+    source.advance(LogIndex(5));
+    table.progress(LogIndex(4), LogIndex(5)).unwrap();
+
+    table.apply(LogIndex(4), &configure(5_000)).unwrap();
+    assert_eq!((table.applied(), table.of_log().applied()), (LogIndex(5), LogIndex(4)));
+    table.advance(LogIndex(5));
+    assert_eq!(table.of_log(), *table.registry());
+    assert_eq!(*table.registry(), *source.registry());
+    table.apply(LogIndex(6), &configure(6_000)).unwrap();
+    assert_eq!(table.registry().settings().lease_ms, 6_000);
+}
+
+#[test]
+fn renewals_that_only_the_log_brought_are_told_when_it_has_caught_up() {
+    let source = member(7);
+    let table = follower(&source);
+    both([&source, &table], 4, &register());
+    let mut feed = table.feed();
+    source.apply(LogIndex(5), &renew_first()).unwrap();
+    source.apply(LogIndex(6), &drain()).unwrap();
+    table.apply_delta(source.registry().rows_since(table.applied())).unwrap();
+    assert_eq!(feed.try_recv().unwrap().changes.renewed, [], "a delta tells of no renewal");
+    table.apply(LogIndex(5), &renew_first()).unwrap();
+    assert!(feed.try_recv().is_err(), "the log is still behind");
+    table.apply(LogIndex(6), &drain()).unwrap();
+    let met = feed.try_recv().unwrap();
+    assert_eq!((met.changes.renewed.clone(), met.install), (vec![NodeId(1)], false));
+    assert_eq!(met.changes.nodes, [], "the row was told before");
+    assert_eq!(table.registry().node(NodeId(1)).unwrap().renewed, LogIndex(5));
+}
+
+#[test]
+fn a_lease_that_changed_meanwhile_starts_every_session_anew() {
+    let source = member(7);
+    let table = follower(&source);
+    source.apply(LogIndex(4), &configure(5_000)).unwrap();
+    source.advance(LogIndex(5));
+    table.apply_delta(source.registry().rows_since(table.applied())).unwrap();
+    let mut feed = table.feed();
+    table.apply(LogIndex(4), &configure(5_000)).unwrap();
+    table.advance(LogIndex(5));
+    assert!(feed.try_recv().unwrap().install);
+}
+
+#[test]
+fn the_log_begins_apart_while_it_is_behind_the_watch() {
+    let source = member(7);
+    let behind = source.of_log();
+    source.apply(LogIndex(4), &configure(5_000)).unwrap();
+    let table = Table::default();
     table.install_snapshot(source.registry().parts()).unwrap();
-    assert!(!table.adopt(&behind));
-    assert_eq!(table.applied(), LogIndex(4));
-    assert!(table.adopt(&source.registry().clone()));
+    table.adopt(behind);
+    let mut feed = table.feed();
+    assert_eq!((table.applied(), table.of_log().applied()), (LogIndex(4), LogIndex(3)));
+    table.apply(LogIndex(4), &configure(5_000)).unwrap();
+    assert!(feed.try_recv().unwrap().install);
+    assert_eq!(table.of_log(), *table.registry());
+}
+
+#[test]
+fn nothing_is_noted_across_a_gap_nor_backwards() {
+    let source = member(7);
+    let table = follower(&source);
+    assert!(matches!(table.progress(LogIndex(4), LogIndex(9)), Err(Error::Gap { .. })));
+    table.progress(LogIndex(1), LogIndex(2)).unwrap();
+    assert_eq!(table.applied(), LogIndex(3));
+    source.advance(LogIndex(9));
     let delta = source.registry().rows_since(LogIndex(4));
-    assert!(table.apply_delta(delta.clone()).is_err(), "two feeders");
+    assert!(matches!(table.apply_delta(delta), Err(Error::Gap { .. })));
+    assert_eq!(table.of_log(), *table.registry(), "a refused delta parts nothing");
+}
+
+#[test]
+fn only_a_log_that_moves_is_followed() {
+    let table = Table::default();
+    let (span, now) = (Duration::from_secs(1), env::clock::now);
+    assert!(!table.follows_log(span, now()));
+    table.adopt(Registry::new());
+    assert!(!table.follows_log(span, now()), "no entry came yet");
+    let table = member(7);
+    let later = now().plus(2 * span);
+    assert!(table.follows_log(span, now()) && !table.follows_log(span, later));
+    table.progress(LogIndex(3), LogIndex(4)).unwrap();
+    assert!(!table.follows_log(span, now()), "the watch is ahead");
+    table.advance(LogIndex(4));
+    assert!(table.follows_log(span, now()));
     table.release();
-    table.apply_delta(delta).unwrap();
+    assert!(!table.follows_log(span, now()));
 }
 
 #[test]

@@ -13,7 +13,7 @@ const BEGIN: &str = "<!-- the table: UPDATE_DOCS=1 cargo test -p shoal-worker te
 const END: &str = "<!-- end of the table -->\n";
 
 /// Where the figures under a prefix come from.
-const SOURCES: [(&str, &str); 9] = [
+const SOURCES: [(&str, &str); 10] = [
     ("process_", "kernel"),
     ("shoal_build", "binary"),
     ("shoal_table_", "own table"),
@@ -21,6 +21,7 @@ const SOURCES: [(&str, &str); 9] = [
     ("shoal_host_", "shards of this node"),
     ("shoal_session_", "session"),
     ("shoal_control_", "leader"),
+    ("shoal_map_", "watches"),
     ("shoal_raft_follower_", "leader"),
     ("shoal_raft_", "Raft"),
 ];

@@ -26,6 +26,13 @@ pub struct Delta {
     pub shards: Vec<(ShardId, ShardRow)>,
 }
 
+impl Delta {
+    /// It says how far the sender is, and no more.
+    pub fn is_empty(&self) -> bool {
+        self.settings.is_none() && self.nodes.is_empty() && self.shards.is_empty()
+    }
+}
+
 /// Why a delta or a snapshot was not installed; nothing changed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
@@ -78,6 +85,27 @@ impl Registry {
         }
     }
 
+    /// What entries after `since` touched, as if they were one; renewals are left out.
+    pub fn changes_since(&self, since: LogIndex) -> Changes {
+        let nodes = self.nodes().filter(|(_, node)| node.changed > since);
+        Changes {
+            nodes: nodes.map(|(id, _)| id).collect(),
+            shards: self.shards.since(since).map(|(id, _)| id).collect(),
+            cluster: self.cluster.formed > Some(since),
+            settings: self.settings_changed > since,
+            renewed: Vec::new(),
+            map_version_changed: self.map_version.0 > since.0,
+        }
+    }
+
+    /// What follows `since` may be noted only where everything up to it is known.
+    pub fn check_gap(&self, since: LogIndex) -> Result<(), Error> {
+        if since > self.applied {
+            return Err(Error::Gap { have: self.applied, since });
+        }
+        Ok(())
+    }
+
     /// Takes a delta that begins no later than this registry ends. On an error nothing
     /// changed: ask another source, or for a snapshot.
     pub fn install_delta(&mut self, delta: Delta) -> Result<Changes, Error> {
@@ -118,10 +146,7 @@ impl Registry {
         if delta.applied < self.applied {
             return Err(Error::Behind { have: self.applied, offered: delta.applied });
         }
-        if delta.since > self.applied {
-            return Err(Error::Gap { have: self.applied, since: delta.since });
-        }
-        Ok(())
+        self.check_gap(delta.since)
     }
 
     /// What the types leave open and `put_node` and `put_shard` rely upon.
