@@ -2,12 +2,13 @@
 CARGO ?= cargo
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
-.PHONY: demo test verify fix bench setup help
+.PHONY: demo test verify fix bench sim setup help
 
 help:
 	@printf 'make demo    a cluster on this machine, driven, grown, drained, rolled, killed: a verdict\n'
 	@printf 'make test    everything\nmake verify  formatting and lints, writes nothing\nmake fix     formats and applies lints\n'
 	@printf 'make bench   the figures of BENCHMARKS.md; ONLY="kill-leader form" takes those alone\n'
+	@printf 'make sim     more seeds of the simulated machines: SEEDS=5000 SEED_BASE=0\n'
 
 setup:
 	@tests/setup.sh
@@ -31,3 +32,9 @@ fix:
 
 bench: setup
 	@tests/bench.sh $(ONLY)
+
+# A seed that fails prints the command that repeats it alone.
+sim: export SEEDS ?= 5000
+sim: export SEED_BASE ?= 0
+sim:
+	$(CARGO) test --package shoal-tests --test machines no_seed -- --nocapture

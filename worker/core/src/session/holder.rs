@@ -217,6 +217,10 @@ impl Holder {
             return self.exit(Why::Left, actions);
         }
         let parked = row.life == Life::Closed && row.drain == Drain::Removal;
+        // a Register under way when it parked was applied, ran out, and the removal was called off
+        if self.state.is_parked() && row.drain == Drain::None {
+            return self.finish(Then::RegisterAnew, actions);
+        }
         if row.incarnation != self.incarnation {
             // an older row is only a table that lags, a newer one took the session over
             if row.incarnation.counter >= self.incarnation.counter {

@@ -61,6 +61,11 @@ impl State {
         }
     }
 
+    /// Closed for its removal: nothing but the table ends that.
+    pub(super) fn is_parked(self) -> bool {
+        matches!(self, Self::Closed { for_ever: true, .. })
+    }
+
     /// The instant at which the state has lasted too long.
     pub(super) fn overdue_at(self, lease: Lease) -> Option<Timestamp> {
         match self {

@@ -360,6 +360,16 @@ fn a_node_closed_for_removal_stays_parked() {
 }
 
 #[test]
+fn s16_a_parked_node_registers_anew_once_its_removal_is_cancelled() {
+    let (mut restarted, _) = Worker::new();
+    let parked = draining(row(0, Life::Closed), Drain::Removal);
+    restarted.on(parked, 10);
+    assert_eq!(restarted.wake(5_000), [], "its Register is under way all the same");
+    assert_eq!(restarted.on(draining(row(1, Life::Fenced), Drain::Removal), 5_010), []);
+    assert_eq!(restarted.on(row(1, Life::Fenced), 5_020), [Action::NewIncarnation]);
+}
+
+#[test]
 fn l5_io_thread_wedged_stops_renewing() {
     let mut worker = Worker::registered();
     let renews = |worker: &mut Worker, oldest_tick, now| {
