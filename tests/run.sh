@@ -16,8 +16,13 @@ rung() {
 rung "unit, property and repository tests" \
   cargo test --workspace --quiet "${features[@]}" --lib --bins --test tidy
 rung "build of the command" cargo build --quiet --bin shoal "${features[@]}"
+export SHOAL=$PWD/target/debug/shoal
 rung "clusters of real processes" \
-  env SHOAL="$PWD/target/debug/shoal" cargo test --workspace --quiet "${features[@]}" --test cluster
+  cargo test --workspace --quiet "${features[@]}" --test cluster
+tests/setup.sh clients
+rung "build of the stock clients" tests/clients/build.sh
+rung "stock clients under planned changes" \
+  cargo test --workspace --quiet "${features[@]}" --test clients -- --nocapture
 if target/debug/shoal dev --help >/dev/null 2>&1; then
   rung "demo: planned changes fail nothing" target/debug/shoal dev --demo
   for fault in lose-increment stale-owner; do

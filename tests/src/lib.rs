@@ -15,6 +15,7 @@ pub mod load;
 pub mod node;
 pub mod ports;
 pub mod space;
+pub mod vip;
 pub mod wait;
 
 pub use calls::{Client, Counters};
@@ -23,3 +24,4 @@ pub use load::Load;
 pub use node::Node;
 pub use ports::Ports;
 pub use space::Space;
+pub use vip::Vip;
