@@ -2,25 +2,27 @@
 //! join, are drained, leave and restart: no call may fail and no increment may be lost.
 //!
 //! CLIENT_CALLS, CLIENT_RATE and CLIENT_CONNECTIONS change how much each client does.
-#![allow(clippy::unwrap_used)] // everything here is a test
+// Everything here is a test, outside of the product.
+#![allow(clippy::unwrap_used, clippy::disallowed_methods)]
 
 use std::{
     collections::BTreeMap,
     env, fmt,
     io::Read as _,
     process::{Child, Command, Stdio},
+    time::Instant,
 };
 
 use serde::Deserialize;
-use shoal_tests::{Cluster, Vip, space};
+use shoal_tests::{Cluster, Node, Vip, space, wait};
 
 /// Enough to last from before the first change until after the last.
 const CALLS: &str = "3000";
 /// Calls a second of each client.
 const RATE: &str = "200";
 const CONNECTIONS: &str = "16";
-/// Of a planned change, for calls that take no time themselves.
-const LONGEST_STALL_MS: f64 = 1_000.0;
+/// Twice what is promised of a release build on an idle machine, which `make bench` holds.
+const LONGEST_STALL_MS: f64 = 2_000.0;
 /// At least this share enters at a node that is not the owner.
 const FORWARDED_PERCENT: f64 = 60.0;
 
@@ -34,6 +36,8 @@ struct Told {
     failures: BTreeMap<String, u64>,
     forwarded_percent: f64,
     longest_ms: f64,
+    /// Seconds after its first call.
+    longest_at: f64,
     lost: u64,
     doubled: u64,
     unread: u64,
@@ -43,7 +47,7 @@ impl fmt::Display for Told {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "{}: {} calls in {:.0} s, {:.0} % forwarded, {} failed {:?}, longest {:.0} ms, \
+            "{}: {} calls in {:.0} s, {:.0} % forwarded, {} failed {:?}, longest {:.0} ms after {:.1} s, \
              {} lost, {} doubled, {} not read",
             self.client,
             self.calls,
@@ -52,6 +56,7 @@ impl fmt::Display for Told {
             self.failed,
             self.failures,
             self.longest_ms,
+            self.longest_at,
             self.lost,
             self.doubled,
             self.unread,
@@ -104,27 +109,38 @@ fn clients(vip: &Vip) -> Vec<Client> {
     [python, go].into_iter().map(|program| Client::start(program, vip)).collect()
 }
 
-/// Join, removal, and a restart of every node that is left, one by one.
+/// Two nodes join, one is removed and leaves, every other one restarts, one by one.
 fn story(cluster: &mut Cluster) {
-    cluster.nodes[3].start();
-    cluster.nodes[3].ready();
+    let began = Instant::now();
+    let say = |what: &str| println!("{:>5.1} s: {what}", began.elapsed().as_secs_f64());
+    say("node-d and node-e join");
+    cluster.nodes[3..].iter_mut().for_each(Node::start);
+    cluster.nodes[3..].iter_mut().for_each(Node::ready);
+    cluster.settle(5);
+    say("node-b is removed");
+    wait::until("node-b is removed", || {
+        let ended = cluster.ask(0, &["drain", "node-b", "--remove"]);
+        if ended.code == Some(0) { Ok(()) } else { Err(ended.stderr) }
+    });
     cluster.settle(4);
-    cluster.ask(0, &["drain", "node-b", "--remove"]).succeeded();
-    cluster.settle(3);
-    for at in [2, 0, 3] {
+    say("node-b leaves");
+    cluster.nodes[1].leave();
+    for at in [2, 0, 3, 4] {
+        say(&format!("{} leaves", cluster.nodes[at].name));
         cluster.nodes[at].leave();
+        say(&format!("{} starts", cluster.nodes[at].name));
         cluster.nodes[at].start();
         cluster.nodes[at].ready();
-        cluster.settle(3);
+        cluster.settle(4);
     }
-    // Parked until now: the connections that it kept still entered there.
-    cluster.nodes[1].leave();
+    say("the end");
 }
 
 #[test]
 fn planned_changes_fail_no_call_of_a_stock_client() {
-    let mut cluster = Cluster::founded(3, 1);
+    let mut cluster = Cluster::founded(3, 2);
     cluster.joiner(0);
+    cluster.joiner(1);
     let connections = env::var("CLIENT_CONNECTIONS").unwrap_or(CONNECTIONS.to_owned());
     let vip = Vip::new(&cluster.nodes, connections.parse().unwrap());
     let mut clients = clients(&vip);

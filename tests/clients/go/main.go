@@ -39,6 +39,7 @@ type tally struct {
 	sync.Mutex
 	calls, forwarded int
 	longest          time.Duration
+	longestDue       time.Time
 	failures         map[string]int
 	acknowledged     []int64
 }
@@ -51,6 +52,7 @@ type report struct {
 	Failures  map[string]int `json:"failures"`
 	Forwarded float64        `json:"forwarded_percent"`
 	Longest   float64        `json:"longest_ms"`
+	LongestAt float64        `json:"longest_at"`
 	Lost      int64          `json:"lost"`
 	Doubled   int64          `json:"doubled"`
 	Unread    int            `json:"unread"`
@@ -71,7 +73,9 @@ func (t *tally) increment(client pb.ShoalClient, key int, name []byte, due time.
 			t.forwarded++
 		}
 	}
-	t.longest = max(t.longest, time.Since(due))
+	if lasted := time.Since(due); lasted > t.longest {
+		t.longest, t.longestDue = lasted, due
+	}
 }
 
 func call(client pb.ShoalClient, name, payload []byte) (*pb.CallResponse, error) {
@@ -123,7 +127,7 @@ func main() {
 	began := time.Now()
 	t.drive(clients, names, *calls, *rate, over)
 	lasted := time.Since(began)
-	json.NewEncoder(os.Stdout).Encode(t.report(clients, names, lasted))
+	json.NewEncoder(os.Stdout).Encode(t.report(clients, names, began, lasted))
 }
 
 func (t *tally) drive(clients []pb.ShoalClient, names [][]byte, calls int, rate float64, over chan struct{}) {
@@ -154,7 +158,7 @@ func closed(over chan struct{}) bool {
 	}
 }
 
-func (t *tally) report(clients []pb.ShoalClient, names [][]byte, lasted time.Duration) report {
+func (t *tally) report(clients []pb.ShoalClient, names [][]byte, began time.Time, lasted time.Duration) report {
 	told := report{
 		Client:    "grpc-go " + grpc.Version,
 		Calls:     t.calls,
@@ -162,6 +166,7 @@ func (t *tally) report(clients []pb.ShoalClient, names [][]byte, lasted time.Dur
 		Failures:  t.failures,
 		Forwarded: 100 * float64(t.forwarded) / float64(max(1, t.calls)),
 		Longest:   float64(t.longest.Microseconds()) / 1_000,
+		LongestAt: t.longestDue.Sub(began).Seconds(),
 	}
 	for _, count := range t.failures {
 		told.Failed += count

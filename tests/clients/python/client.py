@@ -27,7 +27,8 @@ READS, PAUSE = 20, 0.25
 class Tally:
     def __init__(self, keys):
         self.calls = self.forwarded = 0
-        self.longest = 0.0
+        # How long the slowest call took, and when it was due.
+        self.longest = (0.0, 0.0)
         self.failures = collections.Counter()
         self.acknowledged = [0] * keys
 
@@ -44,7 +45,7 @@ async def increment(stub, tally, key, name, due):
         tally.failures[f"{error.code().name}: {error.details()}"] += 1
     except ValueError:
         tally.failures[f"the answer is no number: {answer.payload!r}"] += 1
-    tally.longest = max(tally.longest, time.monotonic() - due)
+    tally.longest = max(tally.longest, (time.monotonic() - due, due))
 
 
 async def read(stub, name):
@@ -79,10 +80,10 @@ async def drive(args, over):
     values = [await read(stubs[key % len(stubs)], name) for key, name in enumerate(names)]
     for channel in channels:
         await channel.close()
-    return report(tally, lasted, values)
+    return report(tally, began, lasted, values)
 
 
-def report(tally, lasted, values):
+def report(tally, began, lasted, values):
     pairs = [(value, wanted) for value, wanted in zip(values, tally.acknowledged)]
     known = [(value, wanted) for value, wanted in pairs if value is not None]
     return {
@@ -92,7 +93,8 @@ def report(tally, lasted, values):
         "failed": sum(tally.failures.values()),
         "failures": dict(tally.failures.most_common(10)),
         "forwarded_percent": round(100 * tally.forwarded / max(1, tally.calls), 1),
-        "longest_ms": round(1_000 * tally.longest, 1),
+        "longest_ms": round(1_000 * tally.longest[0], 1),
+        "longest_at": round(tally.longest[1] - began, 1),
         "lost": sum(max(0, wanted - value) for value, wanted in known),
         "doubled": sum(max(0, value - wanted) for value, wanted in known),
         "unread": len(pairs) - len(known),
