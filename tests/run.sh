@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Everything, small: unit and property tests, repository rules, the demo on real processes.
+# Everything, small: unit and property tests, repository rules, simulated machines, clusters of
+# real processes, stock clients, the demo.
 # Says how long each rung took and what was left out.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -15,6 +16,8 @@ rung() {
 
 rung "unit, property and repository tests" \
   cargo test --workspace --quiet "${features[@]}" --lib --bins --test tidy
+rung "machines together, simulated" \
+  cargo test --workspace --quiet "${features[@]}" --test machines
 rung "build of the command" cargo build --quiet --bin shoal "${features[@]}"
 export SHOAL=$PWD/target/debug/shoal
 rung "clusters of real processes" \
