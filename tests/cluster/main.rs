@@ -11,3 +11,4 @@ mod probes;
 mod recipes;
 mod restarts;
 mod settings;
+mod watchers;

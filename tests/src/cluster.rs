@@ -5,7 +5,7 @@ use serde::Deserialize;
 use crate::{Client, Node, Ports, Space, command, wait};
 
 /// Names of the nodes in their order.
-const NAMES: [&str; 6] = ["node-a", "node-b", "node-c", "node-d", "node-e", "node-f"];
+const NAMES: [&str; 7] = ["node-a", "node-b", "node-c", "node-d", "node-e", "node-f", "node-g"];
 /// Founding nodes that `founded_by` is given mostly.
 pub const FOUNDERS: usize = 3;
 /// Enough for every node to own several, few enough for a quick hand-over.

@@ -1,6 +1,6 @@
-//! Faults put in on purpose, to prove that the demo's verdict notices them.
+//! Faults put in on purpose, to prove that the demo's verdict, or another node, notices them.
 //!
-//! Chosen by SHOAL_MUTANT; each happens once in a process. Not part of a release build.
+//! Chosen by SHOAL_MUTANT. Not part of a release build.
 
 use std::{
     env,
@@ -16,18 +16,23 @@ pub enum Mutant {
     LoseIncrement,
     /// An owner answers from its copy of a shard that it has handed over.
     StaleOwner,
+    /// A watcher takes nothing that it is told after its first table.
+    DeafWatcher,
 }
 
 impl Mutant {
+    const ALL: [Self; 3] = [Self::LoseIncrement, Self::StaleOwner, Self::DeafWatcher];
+
     fn name(self) -> &'static str {
         match self {
             Self::LoseIncrement => "lose-increment",
             Self::StaleOwner => "stale-owner",
+            Self::DeafWatcher => "deaf-watcher",
         }
     }
 
     fn named(name: &str) -> Option<Self> {
-        [Self::LoseIncrement, Self::StaleOwner].into_iter().find(|mutant| mutant.name() == name)
+        Self::ALL.into_iter().find(|mutant| mutant.name() == name)
     }
 }
 
@@ -59,7 +64,7 @@ mod tests {
 
     #[test]
     fn names_read_back() {
-        for mutant in [Mutant::LoseIncrement, Mutant::StaleOwner] {
+        for mutant in Mutant::ALL {
             assert_eq!(Mutant::named(mutant.name()), Some(mutant));
         }
         assert_eq!(Mutant::named("none"), None);

@@ -217,6 +217,7 @@ impl Table {
     fn entry<R>(&self, apply: impl FnOnce(&mut Registry) -> (R, Changes)) -> R {
         let mut state = self.0.state.write();
         state.log_moved = Some(env::clock::now());
+        debug_assert!(!matches!(state.log, Log::None), "an entry before the log was adopted");
         match std::mem::replace(&mut state.log, Log::Shown) {
             Log::None | Log::Shown => {
                 let (result, changes) = apply(&mut state.registry);

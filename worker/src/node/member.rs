@@ -179,7 +179,7 @@ fn watch_map(
     );
     shared.late.map.fill(Routes::new(server.service()));
     Watcher::new(
-        crate::watch::Config { node, cluster },
+        crate::watch::Config { node, cluster, address: shared.config.raft_address.to_string() },
         shared.table.clone(),
         shared.channels.clone(),
         peers,

@@ -4,7 +4,10 @@
 //! is left for another one: members of the log first, the leader last. Refusals and failures
 //! are tried again after a pause that grows from 100 ms to 2 s.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use shoal_core::{
     id::{ClusterId, LogIndex, NodeId, Timestamp},
@@ -33,6 +36,8 @@ const PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from
 pub struct Config {
     pub node: NodeId,
     pub cluster: ClusterId,
+    /// RAFT_ADDRESS of this node, which discovery finds as well.
+    pub address: String,
 }
 
 /// Why one watch ended.
@@ -44,6 +49,8 @@ enum Ended {
     Elsewhere(Why),
     #[error("it has been silent")]
     Silent,
+    #[error("it ended the stream")]
+    Over,
     #[error("it stands still")]
     StandsStill,
     #[error("the session found this table to be behind")]
@@ -78,6 +85,8 @@ pub struct Client {
     session: watch::Receiver<session::State>,
     heard: watch::Sender<Option<Heard>>,
     metrics: Metrics,
+    /// The source that told something last.
+    watched: Option<NodeId>,
     /// Sources that were left since one served well.
     tried: BTreeSet<Source>,
     /// The session's complaint that was heard last.
@@ -106,6 +115,7 @@ impl Client {
             session,
             heard,
             metrics,
+            watched: None,
             tried: BTreeSet::new(),
             complaints,
             insist_until: None,
@@ -130,6 +140,7 @@ impl Client {
                 let ended = self.watch(&source, last_resort).await;
                 if let Ended::LogIsBack = ended {
                     info!(node = %self.config.node, "follows the log");
+                    self.watched = None;
                     continue;
                 }
                 debug!(?source, why = %Chain(&ended), "leaves a source of the registry");
@@ -176,17 +187,23 @@ impl Client {
         })
     }
 
-    /// Members of the log first, then any address that discovery found, then the leader;
+    /// Learners first, then voters, then any address that discovery found, then the leader;
     /// when all were tried, any live node, for it may know a member.
     fn choose(&mut self) -> Option<(Source, bool)> {
         let heard = self.heard.borrow().clone().unwrap_or_default();
-        let leader = heard.leader;
-        let members = heard.ids().filter(|id| Some(*id) != leader && self.lives(*id));
-        let members = members.map(Source::Node).collect();
-        let discovered = self.discovered.borrow().raft_addresses.clone();
-        let discovered = discovered.into_iter().map(Source::Address).collect();
-        let leader = leader.map(Source::Node).into_iter().collect();
-        for (tier, last_resort) in [(members, false), (discovered, false), (leader, true)] {
+        let followers = |ids: &BTreeMap<NodeId, String>| -> Vec<Source> {
+            let ids = ids.keys().filter(|id| Some(**id) != heard.leader && self.lives(**id));
+            ids.copied().map(Source::Node).collect()
+        };
+        let mut discovered = self.discovered.borrow().raft_addresses.clone();
+        discovered.remove(&self.config.address);
+        let tiers = [
+            (followers(&heard.learners), false),
+            (followers(&heard.voters), false),
+            (discovered.into_iter().map(Source::Address).collect(), false),
+            (heard.leader.map(Source::Node).into_iter().collect(), true),
+        ];
+        for (tier, last_resort) in tiers {
             if let Some(source) = self.untried(tier) {
                 return Some((source, last_resort));
             }
@@ -236,12 +253,16 @@ impl Client {
                 }
             };
             let event = event.map_err(|_| Ended::Silent)?.map_err(Ended::Broken)?;
-            let event = event.ok_or(Ended::Silent)?;
+            let event = event.ok_or(Ended::Over)?;
             if !self.is_needed() {
                 return Err(Ended::LogIsBack);
             }
-            let before = self.table.applied();
-            self.take(wire::read_event(event)?, &mut known)?;
+            let event = wire::read_event(event)?;
+            let (before, from) = (self.table.applied(), event.from);
+            self.take(event, &mut known)?;
+            if self.watched.replace(from) != Some(from) {
+                info!(node = %self.config.node, %from, "watches the registry");
+            }
             let now = clock::now();
             if self.table.applied() > before {
                 moved = now;
@@ -289,6 +310,10 @@ impl Client {
                 self.channels.book().guess(*id, address);
             }
             self.heard.send_replace(Some(members));
+        }
+        #[cfg(feature = "mutants")]
+        if crate::mutant::chosen(crate::mutant::Mutant::DeafWatcher) && known.0 > 0 {
+            return Ok(());
         }
         let taken = match event.news {
             News::Snapshot(bytes) => self.table.install_snapshot(rows::decode_delta(&bytes)?),

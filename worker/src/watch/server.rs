@@ -30,6 +30,9 @@ use crate::{
 pub(super) const MAX_WATCHERS: usize = 256;
 /// Whole tables under way at once: a large one is a few MiB.
 pub(super) const MAX_SNAPSHOTS: usize = 32;
+/// Leases for which the leader is watched by one that found nobody else, before it has to look
+/// again: others may be back by then.
+const LAST_RESORT: u32 = 10;
 /// Events that a watcher has not taken yet.
 const AHEAD: usize = 1;
 
@@ -109,6 +112,9 @@ impl Inner {
             let message = format!("this node is of cluster {ours}, not {theirs}");
             return Err(Status::failed_precondition(message));
         }
+        if request.node == self.node.0 {
+            return Err(Status::failed_precondition("the caller has the id of this node"));
+        }
         if request.to != 0 && request.to != self.node.0 {
             let (me, meant) = (self.node, NodeId(request.to));
             let message = format!("this is node {me}, the call is for node {meant}");
@@ -133,7 +139,9 @@ impl Inner {
     }
 
     async fn tell(&self, request: &pb::WatchMapRequest, events: &Sender) -> Ended {
-        if let Some(why) = self.refusal(request.last_resort) {
+        let until = clock::now().plus(LAST_RESORT * self.lease());
+        let last_resort = || request.last_resort && !clock::now().surely_past(until);
+        if let Some(why) = self.refusal(last_resort()) {
             return Ended::Elsewhere(why);
         }
         let mut map = self.table.watch_map();
@@ -159,7 +167,7 @@ impl Inner {
                 () = tokio::time::sleep(lease / 4) => {}
                 () = events.closed() => return Ended::Gone,
             }
-            if let Some(why) = self.refusal(request.last_resort) {
+            if let Some(why) = self.refusal(last_resort()) {
                 return Ended::Elsewhere(why);
             }
         }

@@ -12,7 +12,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Request, Status};
 
 use self::world::{
-    CLUSTER, Follower, LEASE, Proxy, SECOND, Script, Source, THIRD, WATCHER, World, until,
+    CLUSTER, FIRST, Follower, LEASE, Proxy, SECOND, Script, Source, THIRD, WATCHER, World, until,
 };
 use super::{
     News, Why,
@@ -112,7 +112,7 @@ async fn a_slow_watcher_is_told_all_at_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_changed_setting_is_told_although_the_map_stands_still() {
+async fn s9_a_lowered_lease_is_told_although_the_map_stands_still() {
     let world = World::new();
     let source = world.source(SECOND);
     let watcher = Follower::start(&[&source]);
@@ -212,6 +212,9 @@ async fn rows_of_another_cluster_are_never_taken() {
     request.cluster_id = ClusterId(99).to_string();
     let status = foreign.server.watch_map(Request::new(request)).await.unwrap_err();
     assert_eq!(status.code(), Code::FailedPrecondition, "it means another node");
+    let itself = wire::request(CLUSTER, (THIRD, None), LogIndex(0), false);
+    let status = good.server.watch_map(Request::new(itself)).await.unwrap_err();
+    assert_eq!(status.code(), Code::FailedPrecondition, "it is the watcher");
 
     // One that does not check and sends its rows all the same.
     let (rude, _stop) = Script::StandsStill.serve(&foreign.event());
@@ -242,7 +245,7 @@ async fn who_may_not_be_watched_says_why_and_names_the_others() {
     let other = world.source(THIRD);
     let watching = Follower::start(&[&other]);
     watching.follows(&other).await;
-    let relay = Source::start(WATCHER, watching.table.clone());
+    let relay = Source::start(FIRST, watching.table.clone());
     let told = next(&mut watch(&relay, 0).await).await;
     assert_eq!(told.news, News::Elsewhere(Why::NoLog));
     assert!(told.members.is_some_and(|members| members.voters.contains_key(&THIRD)));

@@ -398,6 +398,19 @@ fn most_nodes_only_watch() {
 }
 
 #[test]
+fn a_spare_learner_takes_a_lost_vote_and_a_watcher_takes_its_place() {
+    let mut scene = Scene::new(8, 3).with(|scene| {
+        scene.settings.max_voters = 3;
+        scene.settings.max_learners = 2;
+    });
+    assert_eq!(scene.run(20), ["learners go: n6, n7, n8"]);
+    scene.crash(3);
+    let done = scene.run(120);
+    assert_eq!(done, ["votes pass from n3 to n4", "learners change: n6 for n3"]);
+    assert_eq!((scene.votes(), scene.membership.learners), (vec![1, 2, 4], ids([5, 6])));
+}
+
+#[test]
 fn one_change_at_a_time_and_a_half_done_one_first() {
     let mut scene = Scene::new(3, 1);
     scene.run(9);

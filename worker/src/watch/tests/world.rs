@@ -293,7 +293,7 @@ impl Follower {
         let (heard, peers) = (watch::Sender::new(None), watch::Sender::default());
         let stop = CancellationToken::new();
         let client = Client::new(
-            Config { node: WATCHER, cluster: CLUSTER },
+            Config { node: WATCHER, cluster: CLUSTER, address: String::new() },
             table.clone(),
             Channels::new(book.clone()),
             peers.subscribe(),
