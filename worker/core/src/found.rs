@@ -53,6 +53,8 @@ pub enum Plan {
 pub struct Config {
     /// This node's name as founding sets spell it.
     pub name: String,
+    /// Its name in the registry: a greeting may mean it by either.
+    pub node_name: String,
     /// Where this node answers questions.
     pub address: String,
     pub plan: Plan,
@@ -179,7 +181,6 @@ impl Found {
             Event::MembershipCommitted { voters } => self.voters = voters,
             Event::FormedInLog => self.log = self.log.max(Formed::InLog),
             Event::FormedCommitted => self.log = Formed::Committed,
-            Event::FormedInstead => self.stay(now, &mut actions),
             Event::Confirmed { cluster } => self.confirmed = Some(cluster),
             Event::ForeignFormed { cluster, address } => {
                 actions.extend(self.foreign(cluster, address));
@@ -253,12 +254,12 @@ impl Found {
             }),
             Step::Join(joined) => self.directory.with_joined(joined),
             Step::Renounce(renounced) => return self.renounce(renounced, actions),
-            Step::Form { pause } => {
+            Step::Form { pause, highest_epoch } => {
                 let pause = if pause { self.pause() } else { Duration::ZERO };
                 self.propose_at = Some(now.plus(pause));
-                self.directory.with_formed()
+                self.directory.with_formed(highest_epoch)
             }
-            Step::Record => self.directory.with_formed(),
+            Step::Record => self.directory.with_formed(self.directory.highest_epoch),
             Step::Leave => {
                 let next = self.directory.left(random);
                 self.running = false;
@@ -303,7 +304,8 @@ impl Found {
             let pause = now.plus(self.pause());
             let proposing = self.directory.formed && self.log != Formed::Committed;
             if proposing && now.surely_past(*self.propose_at.get_or_insert(pause)) {
-                actions.push(Action::ProposeFormed { cluster });
+                let highest_epoch = self.directory.highest_epoch;
+                actions.push(Action::ProposeFormed { cluster, highest_epoch });
                 self.retry_at = now.plus(RETRY_EVERY);
             }
         } else if joined.node.is_none()
@@ -333,13 +335,6 @@ impl Found {
             let next = self.directory.with_joined(Joined { node: Some(node), ..joined });
             self.persist(next, actions);
         }
-    }
-
-    fn stay(&mut self, now: Timestamp, actions: &mut Vec<Action>) {
-        self.log = self.log.max(Formed::InLog);
-        self.pending = None;
-        actions.extend(self.enter());
-        self.release(now, actions);
     }
 
     fn persisted(&mut self, now: Timestamp, actions: &mut Vec<Action>) {

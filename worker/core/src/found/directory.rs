@@ -4,7 +4,7 @@
 
 use std::fmt;
 
-use crate::id::{ClusterId, NodeId};
+use crate::id::{ClusterId, Epoch, NodeId};
 
 /// Sizes a founding set may have: odd, but for the pair of a two-node cluster.
 pub const FOUNDING_SIZES: [usize; 4] = [1, 2, 3, 5];
@@ -126,11 +126,22 @@ pub struct Directory {
     pub formed: bool,
     pub ever_left: bool,
     pub renounced: Option<Renounced>,
+    /// Of all tokens that this directory, or one it was before, knows to be issued: a
+    /// cluster that is founded from here starts above it [S13].
+    pub highest_epoch: Epoch,
 }
 
 impl Directory {
     pub fn empty(nonce: u128, boot_ms: u64) -> Self {
-        Self { nonce, boot_ms, joined: None, formed: false, ever_left: false, renounced: None }
+        Self {
+            nonce,
+            boot_ms,
+            joined: None,
+            formed: false,
+            ever_left: false,
+            renounced: None,
+            highest_epoch: Epoch::default(),
+        }
     }
 
     pub fn cluster(&self) -> Option<ClusterId> {
@@ -156,8 +167,8 @@ impl Directory {
         Self { joined: Some(joined), ..self.clone() }
     }
 
-    pub(super) fn with_formed(&self) -> Self {
-        Self { formed: true, ..self.clone() }
+    pub(super) fn with_formed(&self, highest_epoch: Epoch) -> Self {
+        Self { formed: true, highest_epoch, ..self.clone() }
     }
 
     pub(super) fn renouncing(&self, renounced: Renounced) -> Self {

@@ -2,7 +2,7 @@
 //!
 //! Plain data; the wire form is elsewhere.
 
-use crate::id::{ClusterId, NodeId, Timestamp};
+use crate::id::{ClusterId, Epoch, NodeId, Timestamp};
 
 use super::directory::{Directory, Member, Renounced};
 
@@ -59,6 +59,7 @@ pub struct PeerState {
     pub joined: Option<JoinedState>,
     pub formed: Formed,
     pub ever_left: bool,
+    pub highest_epoch: Epoch,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -113,8 +114,6 @@ pub enum Event {
     },
     FormedInLog,
     FormedCommitted,
-    /// Instead of `Persisted`: Formed is in the log, nothing was written, Raft is stopped.
-    FormedInstead,
     /// The operator has recorded this cluster id.
     Confirmed {
         cluster: ClusterId,
@@ -149,8 +148,9 @@ pub enum Action {
     },
     /// Write and sync, then `Persisted`.
     Persist(Directory),
-    /// Stop Raft, so that no answer can overtake an append of the founder; if the log holds
-    /// Formed, say `FormedInstead`; else write and sync this, then `Persisted`.
+    /// Stop Raft, so that no answer can overtake an append of the founder; unless the log
+    /// holds Formed, write and sync this. Where Raft ran, a new machine begins from what is
+    /// on disk then; else `Persisted`.
     Renounce(Directory),
     /// As `Renounce`, but empty the log before the write.
     Leave(Directory),
@@ -171,6 +171,8 @@ pub enum Action {
     /// Repeated until `FormedCommitted`.
     ProposeFormed {
         cluster: ClusterId,
+        /// What any directory of the founding has seen issued.
+        highest_epoch: Epoch,
     },
     Exit(Reason),
     /// What readiness waits for; none once the cluster is formed.

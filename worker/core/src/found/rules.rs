@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use super::directory::{Directory, FoundingSet, Joined, Member, Renounced};
 use super::message::{Formed, PeerState};
 use super::mutant::Mutant;
+use crate::id::Epoch;
 
 /// The latest counted answer of one name, and where it came from.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -50,6 +51,7 @@ pub(super) enum Step {
     /// The founder may propose Formed, after a pause if any directory ever left a cluster.
     Form {
         pause: bool,
+        highest_epoch: Epoch,
     },
     /// Formed reached this log.
     Record,
@@ -172,6 +174,11 @@ impl Scene<'_> {
             && self.strangers_vote(joined).is_none();
         (ready && self.confirmed).then(|| Step::Form {
             pause: self.directory.ever_left || self.view.values().any(|seen| seen.state.ever_left),
+            highest_epoch: self
+                .view
+                .values()
+                .map(|seen| seen.state.highest_epoch)
+                .fold(self.directory.highest_epoch, Epoch::max),
         })
     }
 

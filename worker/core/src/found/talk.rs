@@ -112,7 +112,7 @@ impl Found {
     ) {
         self.hearsay(&question.from, now);
         if let Some(cluster) = question.formed
-            && question.to.as_ref().is_none_or(|to| *to == self.config.name)
+            && question.to.as_ref().is_none_or(|to| self.is_called(to))
         {
             actions.extend(self.foreign(cluster, question.from.address.clone()));
         }
@@ -180,7 +180,12 @@ impl Found {
             }),
             formed: self.formed(),
             ever_left: directory.ever_left,
+            highest_epoch: directory.highest_epoch,
         }
+    }
+
+    fn is_called(&self, name: &str) -> bool {
+        [&self.config.name, &self.config.node_name].into_iter().any(|own| own == name)
     }
 
     pub(super) fn answer(

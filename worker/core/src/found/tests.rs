@@ -3,6 +3,7 @@
 mod sim;
 
 use super::*;
+use crate::id::Epoch;
 use sim::{CALM, STORM, Sim, name, set};
 
 /// Episodes per size: a few seconds in all.
@@ -359,6 +360,43 @@ fn s7_a_confirmed_id_that_nobody_holds_forms_nothing() {
     assert!(sim.formed.is_empty());
     sim.event(0, Event::Confirmed { cluster });
     assert!(sim.run(5_000, |sim| sim.formed_by(3)));
+}
+
+#[test]
+fn s7_lists_that_name_each_other_in_a_cross_found_nothing() {
+    let mut sim = Sim::new(1, None);
+    for i in 0..4 {
+        let three = (0..4).filter(|other| *other != i).map(name);
+        sim.add(name((i + 1) % 4), Plan::Found(FoundingSet::new(three).unwrap()));
+    }
+    (0..4).for_each(|i| sim.start(i));
+    sim.pass(30_000);
+    assert!(sim.founded.is_empty(), "{:?}", sim.trace);
+    for i in 0..4 {
+        assert!(sim.waiting(i).starts_with("founding sets differ: "), "{}", sim.waiting(i));
+    }
+    // One list for all, and the same directories found with it.
+    for i in 0..4 {
+        sim.crash(i);
+        sim.nodes[i].plan = Plan::Found(set(3));
+        sim.start(i);
+    }
+    assert!(sim.run(10_000, |sim| sim.formed_by(4)), "{:?}", sim.trace);
+    assert_eq!((sim.founded.len(), sim.formed.len()), (1, 1));
+}
+
+#[test]
+fn s13_a_cluster_starts_above_every_token_that_one_of_its_founders_has_seen() {
+    let mut sim = Sim::of(3, 1, None);
+    sim.begin_above(0, Epoch::new(5, 7));
+    sim.begin_above(2, Epoch::new(9, 0));
+    (0..3).for_each(|i| sim.start(i));
+    assert!(sim.run(5_000, |sim| sim.directory(0).is_some_and(|d| d.formed)));
+    // The founder asks nobody any more: what it found must be on its disk.
+    sim.crash(0);
+    sim.start(0);
+    assert!(sim.run(20_000, |sim| sim.formed_by(3)), "{:?}", sim.trace);
+    assert_eq!(sim.proposed_above, Epoch::new(9, 0));
 }
 
 #[test]

@@ -30,8 +30,7 @@ impl Found {
 
     fn to_found_or_join(&self, scene: &Scene<'_>) -> String {
         let Some(set) = &self.set else {
-            let addresses: Vec<&str> = self.contacts.keys().map(String::as_str).collect();
-            return format!("waiting for a formed cluster at {}", addresses.join(", "));
+            return self.to_join();
         };
         let missing = scene.missing();
         if scene.outside() {
@@ -56,6 +55,23 @@ impl Found {
                 format!("waiting for {oldest}, the oldest founding peer, to found the cluster")
             }
             (None, Some(_) | None) => "waiting to found the cluster".to_owned(),
+        }
+    }
+
+    fn to_join(&self) -> String {
+        let Some((name, seen)) = self.view.iter().next() else {
+            let addresses: Vec<&str> = self.contacts.keys().map(String::as_str).collect();
+            return format!("waiting for a formed cluster at {}", addresses.join(", "));
+        };
+        let address = &seen.address;
+        match &seen.state.joined {
+            Some(joined) => {
+                format!(
+                    "waiting for cluster {} of {name} at {address} to be formed",
+                    joined.cluster
+                )
+            }
+            None => format!("waiting for {name} at {address} to be in a formed cluster"),
         }
     }
 

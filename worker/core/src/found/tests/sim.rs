@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::super::*;
+use crate::id::Epoch;
 
 pub const LEASE: Duration = Duration::from_secs(3);
 /// Between two rounds of appends.
@@ -64,6 +65,8 @@ pub struct Node {
     wake: Option<u64>,
     writing: Option<Directory>,
     leaving: bool,
+    /// Raft ran until this write.
+    anew: bool,
     /// Raft runs.
     raft: bool,
     tokens: BTreeMap<Token, usize>,
@@ -112,6 +115,8 @@ pub struct Sim {
     sequence: u64,
     pub formed: BTreeSet<ClusterId>,
     pub founded: BTreeSet<ClusterId>,
+    /// What the last proposal of Formed was to start above.
+    pub proposed_above: Epoch,
     /// What went wrong, if anything did.
     pub violation: Option<String>,
     pub mutant: Option<Mutant>,
@@ -145,6 +150,7 @@ impl Sim {
             sequence: 0,
             formed: BTreeSet::new(),
             founded: BTreeSet::new(),
+            proposed_above: Epoch::default(),
             violation: None,
             mutant,
             keep_one_voter: false,
@@ -174,6 +180,7 @@ impl Sim {
             wake: None,
             writing: None,
             leaving: false,
+            anew: false,
             raft: false,
             tokens: BTreeMap::new(),
             waiting: None,
@@ -212,6 +219,7 @@ impl Sim {
         }
         let config = Config {
             name: node.name.clone(),
+            node_name: node.name.clone(),
             address: address(i),
             plan: node.plan.clone(),
             lease: LEASE,
@@ -237,6 +245,13 @@ impl Sim {
         self.later(0, i, Packet::Appends(run));
     }
 
+    /// The empty directory of a node that was in another cluster before.
+    pub fn begin_above(&mut self, i: usize, highest_epoch: Epoch) {
+        let directory = Directory::empty(self.random.wide(), 1_000_000);
+        let directory = Directory { highest_epoch, ..directory };
+        self.nodes[i].disk = Some(Disk { directory, log: Log::default() });
+    }
+
     pub fn crash(&mut self, i: usize) {
         let lucky = self.random.percent(50);
         let node = &mut self.nodes[i];
@@ -246,6 +261,7 @@ impl Sim {
         node.run += 1;
         node.tokens.clear();
         node.leaving = false;
+        node.anew = false;
         node.raft = false;
         // A write without its sync may or may not have reached the disk.
         if let (Some(next), Some(disk), true) = (node.writing.take(), &mut node.disk, lucky) {
@@ -371,7 +387,8 @@ impl Sim {
                 let to = address[1..].parse().unwrap();
                 self.send(i, to, Packet::RequestJoin(i, cluster));
             }
-            Action::ProposeFormed { cluster } => {
+            Action::ProposeFormed { cluster, highest_epoch } => {
+                self.proposed_above = highest_epoch;
                 let log = &mut self.nodes[i].disk.as_mut().unwrap().log;
                 if !log.formed {
                     log.formed = true;
@@ -391,10 +408,9 @@ impl Sim {
     }
 
     fn stop_and_write(&mut self, i: usize, next: Directory, leaving: bool) {
-        self.nodes[i].raft = false;
+        self.nodes[i].anew = std::mem::take(&mut self.nodes[i].raft);
         if self.nodes[i].disk.as_ref().unwrap().log.formed {
-            self.event(i, Event::FormedInstead);
-            return;
+            return self.begin_anew(i);
         }
         let verb = if leaving { "leaves" } else { "renounces" };
         self.trace(format!("{} {verb}", self.nodes[i].name));
@@ -427,7 +443,17 @@ impl Sim {
         if intends {
             self.check_all_joined(i);
         }
+        // The machine may go on as well: it must be as safe as a new one.
+        if std::mem::take(&mut self.nodes[i].anew) && self.random.percent(50) {
+            return self.begin_anew(i);
+        }
         self.event(i, Event::Persisted);
+    }
+
+    /// Another machine takes over, from what is on disk.
+    fn begin_anew(&mut self, i: usize) {
+        self.crash(i);
+        self.start(i);
     }
 
     fn check_none_formed(&mut self, founder: usize) {
