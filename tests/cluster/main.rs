@@ -6,6 +6,8 @@
 mod calls;
 mod directories;
 mod garbage;
+mod identity;
+mod joining;
 mod leaves;
 mod probes;
 mod recipes;

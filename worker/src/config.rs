@@ -90,6 +90,9 @@ pub struct RunArgs {
     /// Time from SIGTERM to exit, seconds [default: 20]
     #[arg(long, env = "SHUTDOWN_BUDGET", value_name = "SECONDS")]
     pub shutdown_budget: Option<String>,
+    /// Tells one pod of a name from the next; set by Kubernetes
+    #[arg(long, env = "POD_UID", value_name = "UID", hide = true)]
+    pub pod_uid: Option<String>,
     /// json or text [default: text on a terminal, else json in a pod]
     #[arg(long, env = "LOG_FORMAT", value_name = "FORMAT")]
     pub log_format: Option<String>,
@@ -140,6 +143,8 @@ pub struct Config {
     pub lease: Option<Duration>,
     pub weight: u32,
     pub zone: String,
+    /// A node that was removed stays so in the pod that it was removed in.
+    pub pod_uid: Option<String>,
     pub max_payload: usize,
     pub shutdown_budget: Duration,
     pub log_format: LogFormat,
@@ -178,7 +183,7 @@ impl Config {
         Ok(Self {
             bind_host: bind_host(args.bind_address.as_deref(), &node_address)?,
             raft_dir: args.raft_dir.clone().unwrap_or_else(|| PathBuf::from("data").join(&raft_id)),
-            start: start(args)?,
+            start: start(args, &node_address)?,
             shards: args.shards.as_deref().map(shards).transpose()?,
             lease: args.lease.as_deref().map(lease).transpose()?,
             weight: args.weight.as_deref().map_or(Ok(100), |text| {
@@ -191,6 +196,7 @@ impl Config {
                 .map(|weight| weight as u32)
             })?,
             zone: args.zone.clone().unwrap_or_default(),
+            pod_uid: args.pod_uid.clone().filter(|uid| !uid.is_empty()),
             max_payload: args.max_payload.as_deref().map_or(Ok(4 << 20), size)?,
             shutdown_budget: args
                 .shutdown_budget
@@ -212,6 +218,27 @@ impl Config {
             http_address,
             raft_id,
         })
+    }
+}
+
+impl Config {
+    /// Whether what was given for founding fits the cluster that there is. The lease may have
+    /// been configured since, so that it is held against newcomers only.
+    pub fn fits(&self, shard_count: u32, lease_ms: u32, newcomer: bool) -> Result<(), Error> {
+        if let Some(asked) = self.shards.filter(|asked| *asked != shard_count) {
+            let problem = format!("the cluster was founded with {shard_count} shards");
+            return Err(invalid("SHARDS", asked, problem, "unset it, or give the cluster's own"));
+        }
+        let lease = Duration::from_millis(lease_ms.into());
+        match self.lease.filter(|asked| newcomer && *asked != lease) {
+            Some(asked) => Err(invalid(
+                "LEASE",
+                asked.as_secs(),
+                format!("the lease of the cluster is {} s", lease.as_secs_f64()),
+                "unset it, and change the cluster's by `shoal configure`",
+            )),
+            None => Ok(()),
+        }
     }
 }
 
@@ -280,7 +307,7 @@ fn bind_host(given: Option<&str>, node: &HostPort) -> Result<String, Error> {
     ))
 }
 
-fn start(args: &RunArgs) -> Result<Start, Error> {
+fn start(args: &RunArgs, own: &HostPort) -> Result<Start, Error> {
     const ONE_WAY: &str = "set JOIN_ADDRESS to join (empty: found alone) or PEER_ADDRESSES to found together, not both";
     match args.discovery.as_deref() {
         None | Some("static") => {}
@@ -303,7 +330,15 @@ fn start(args: &RunArgs) -> Result<Start, Error> {
             Err(Error::Missing { setting: "JOIN_ADDRESS or PEER_ADDRESSES", remedy: ONE_WAY })
         }
         (Some(""), None) => Ok(Start::FoundAlone),
-        (Some(text), None) => Ok(Start::Join(address("JOIN_ADDRESS", text)?)),
+        (Some(text), None) => match address("JOIN_ADDRESS", text)? {
+            join if join == *own => Err(invalid(
+                "JOIN_ADDRESS",
+                text,
+                "it is this node itself",
+                "name another member, or leave it empty to found a cluster of one",
+            )),
+            join => Ok(Start::Join(join)),
+        },
         (None, Some(list)) => peers(list).map(Start::Peers),
     }
 }

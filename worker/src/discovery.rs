@@ -3,7 +3,7 @@
 //! It only ever adds: an empty, failed or shrunken answer removes nobody. It knows
 //! nothing of who is a member.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -14,6 +14,15 @@ pub mod fixed;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PeerSet {
     pub raft_addresses: BTreeSet<String>,
+    /// NODE_ADDRESSes that do not say where they are, and why.
+    pub silent: BTreeMap<String, String>,
+}
+
+impl PeerSet {
+    /// Where members were before: a start for whoever was one.
+    pub fn of(raft_addresses: BTreeSet<String>) -> Self {
+        Self { raft_addresses, ..Self::default() }
+    }
 }
 
 #[derive(Debug)]
@@ -25,8 +34,8 @@ pub enum Discovery {
 }
 
 impl Discovery {
-    pub fn nobody() -> Self {
-        Self::Nobody(watch::Sender::default())
+    pub fn nobody(known: PeerSet) -> Self {
+        Self::Nobody(watch::Sender::new(known))
     }
 
     pub fn peers(&self) -> watch::Receiver<PeerSet> {

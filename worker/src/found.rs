@@ -17,7 +17,7 @@ use shoal_core::{
         Action, Answer, Config, Directory, Event, Formed, Found as Machine, FoundingSet, Peer,
         Plan, Question, Reason, Token,
     },
-    id::{ClusterId, NodeId, Timestamp},
+    id::{ClusterId, Epoch, NodeId, Timestamp},
 };
 use shoal_proto::shoal::peer::v1::founding_client::FoundingClient;
 use tokio::{
@@ -37,7 +37,7 @@ use crate::{
     peer::Channels,
     wire,
 };
-use hands::Hands;
+use hands::{Done, Hands};
 
 /// Events and questions that wait for the machine: a few from each of a handful of peers.
 const INBOX: usize = 64;
@@ -92,9 +92,9 @@ pub trait Effects: Send + Sync + 'static {
         node: NodeId,
     ) -> impl Future<Output = Result<(), Cause>> + Send;
 
-    /// Stops Raft, if it runs, and closes its files; true if Formed is in the log. Nothing
-    /// may be appended after it returns: the machine tells others what it was told.
-    fn stop(&self) -> impl Future<Output = Result<bool, Cause>> + Send;
+    /// Stops Raft, if it runs, and closes its files. Nothing may be appended after it
+    /// returns: the machine tells others what it was told.
+    fn stop(&self) -> impl Future<Output = Result<Stopped, Cause>> + Send;
 
     /// Asks the node at this RAFT_ADDRESS to admit this directory; asked again on an error.
     fn request_join(
@@ -105,7 +105,28 @@ pub trait Effects: Send + Sync + 'static {
     ) -> impl Future<Output = Result<NodeId, Cause>> + Send;
 
     /// Proposes the entry that the cluster is formed; asked again until it is committed.
-    fn propose_formed(&self, cluster: ClusterId) -> impl Future<Output = Result<(), Cause>> + Send;
+    fn propose_formed(
+        &self,
+        cluster: ClusterId,
+        highest_epoch: Epoch,
+    ) -> impl Future<Output = Result<(), Cause>> + Send;
+}
+
+/// What became of Raft when it was told to stop.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Stopped {
+    NeverRan,
+    Ran { formed_in_log: bool },
+}
+
+/// How founding ends without an error.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Ended {
+    /// It was told to.
+    Told,
+    /// Raft was stopped for good: whatever ran beside it belongs to what this node was, and
+    /// all begins anew from what is on disk.
+    Anew,
 }
 
 /// What founding has come to on this node.
@@ -156,11 +177,6 @@ impl Handle {
     /// The operator has recorded this cluster id; to be repeated until formed.
     pub async fn confirm(&self, cluster: ClusterId) {
         self.tell(Event::Confirmed { cluster }).await;
-    }
-
-    /// A member of another formed cluster addressed this node by its name or address.
-    pub async fn foreign_formed(&self, cluster: ClusterId, address: String) {
-        self.tell(Event::ForeignFormed { cluster, address }).await;
     }
 
     /// Nodes of this cluster that do not answer and are not Left, by their name in the
@@ -218,7 +234,7 @@ impl<E: Effects> Found<E> {
     ) -> (Self, Handle) {
         let directory = identity.lock().directory().clone();
         let machine = Machine::new(config, directory, random::u64(), clock::now());
-        let state = watch::Sender::new(shown(&machine, &None));
+        let state = watch::Sender::new(shown(&machine, None));
         let (sender, inbox) = mpsc::channel(INBOX);
         let handle = Handle { inbox: sender, state: state.subscribe() };
         let founding = Self {
@@ -246,19 +262,22 @@ impl<E: Effects> Found<E> {
         mut self,
         formed_in_log: bool,
         shutdown: CancellationToken,
-    ) -> Result<(), Error> {
+    ) -> Result<Ended, Error> {
         self.apply(Event::Started { formed_in_log })?;
         self.learn_addresses()?;
         let mut remind = tokio::time::interval(REMIND_EVERY);
         remind.reset();
         loop {
             let event = tokio::select! {
-                () = shutdown.cancelled() => return Ok(()),
+                () = shutdown.cancelled() => return Ok(Ended::Told),
                 Some(input) = self.inbox.recv() => match input {
                     Input::Event(event) => Some(event),
                     Input::Question(question, asker) => Some(self.question(question, asker)),
                 },
-                done = self.hands.done() => Some(done?),
+                done = self.hands.done() => match done? {
+                    Done::Persisted => Some(Event::Persisted),
+                    Done::Anew => return Ok(Ended::Anew),
+                },
                 Some(ended) = self.questions.join_next() => ended.ok().flatten(),
                 Some(ended) = self.requests.join_next() => ended.ok().flatten(),
                 Ok(()) = self.peers.changed() => {
@@ -287,7 +306,11 @@ impl<E: Effects> Found<E> {
 
     fn learn_addresses(&mut self) -> Result<(), Error> {
         let addresses = self.peers.borrow_and_update().raft_addresses.clone();
-        addresses.into_iter().try_for_each(|address| self.apply(Event::AddressLearned { address }))
+        addresses
+            .into_iter()
+            .try_for_each(|address| self.apply(Event::AddressLearned { address }))?;
+        self.show();
+        Ok(())
     }
 
     fn apply(&mut self, event: Event) -> Result<(), Error> {
@@ -296,13 +319,35 @@ impl<E: Effects> Found<E> {
         for action in output.actions {
             self.perform(action)?;
         }
-        let state = shown(&self.machine, &self.waiting);
+        self.show();
+        Ok(())
+    }
+
+    fn show(&mut self) {
+        let state = shown(&self.machine, self.missing());
+        let (waits, waited) = (state.waiting.clone(), self.state.borrow().waiting.clone());
         self.state.send_if_modified(|known| {
             let changed = *known != state;
             *known = state;
             changed
         });
-        Ok(())
+        match waits {
+            now if now == waited => {}
+            Some(_) => self.remind(),
+            None => tracing::info!("the cluster is formed"),
+        }
+    }
+
+    /// What the machine waits for; of a node that joins, why there is nobody to ask.
+    fn missing(&self) -> Option<String> {
+        let waiting = self.waiting.clone()?;
+        let peers = self.peers.borrow();
+        let joins = *self.machine.plan() == Plan::Join && self.machine.directory().joined.is_none();
+        let silent = peers.silent.iter().next();
+        match silent.filter(|_| joins && peers.raft_addresses.is_empty()) {
+            Some((address, why)) => Some(format!("waiting for an answer of {address}: {why}")),
+            None => Some(waiting),
+        }
     }
 
     fn perform(&mut self, action: Action) -> Result<(), Error> {
@@ -321,15 +366,11 @@ impl<E: Effects> Found<E> {
             | Action::Initialize { .. }
             | Action::Start { .. } => self.hands.take(action),
             Action::RequestJoin { cluster, address } => self.request_join(cluster, address),
-            Action::ProposeFormed { cluster } => self.propose_formed(cluster),
-            Action::Exit(reason) => return Err(Error::Refused(reason)),
-            Action::Waiting(waiting) => {
-                self.waiting = waiting;
-                match &self.waiting {
-                    Some(_) => self.remind(),
-                    None => tracing::info!("the cluster is formed"),
-                }
+            Action::ProposeFormed { cluster, highest_epoch } => {
+                self.propose_formed(cluster, highest_epoch);
             }
+            Action::Exit(reason) => return Err(Error::Refused(reason)),
+            Action::Waiting(waiting) => self.waiting = waiting,
         }
         Ok(())
     }
@@ -380,10 +421,10 @@ impl<E: Effects> Found<E> {
         });
     }
 
-    fn propose_formed(&mut self, cluster: ClusterId) {
+    fn propose_formed(&mut self, cluster: ClusterId, highest_epoch: Epoch) {
         let effects = Arc::clone(&self.effects);
         self.request("that the cluster is formed", async move {
-            effects.propose_formed(cluster).await?;
+            effects.propose_formed(cluster, highest_epoch).await?;
             Ok(None)
         });
     }
@@ -408,18 +449,14 @@ impl<E: Effects> Found<E> {
     }
 
     fn remind(&self) {
-        if let Some(waiting) = &self.waiting {
+        if let Some(waiting) = &self.state.borrow().waiting {
             tracing::info!(reason = waiting, "not ready");
         }
     }
 }
 
-fn shown(machine: &Machine, waiting: &Option<String>) -> State {
-    State {
-        directory: machine.directory().clone(),
-        formed: machine.formed(),
-        waiting: waiting.clone(),
-    }
+fn shown(machine: &Machine, waiting: Option<String>) -> State {
+    State { directory: machine.directory().clone(), formed: machine.formed(), waiting }
 }
 
 async fn until(wake_at: Option<Timestamp>) {

@@ -1,20 +1,22 @@
 //! The data directory: who this node is, under a lock that only one process can hold.
 //!
 //! Every change is on disk when a call returns. Raft's files lie in the same directory and
-//! are not touched here but for `empty` and `retire`, which move or remove all of them.
+//! are not touched here but for `leave` and `retire`, which remove or move all of them.
 
 mod format;
+mod members;
 #[cfg(test)]
 mod tests;
 
 use std::{
+    collections::BTreeSet,
     io,
     path::{Path, PathBuf},
 };
 
 use shoal_core::{
     found::Directory,
-    id::{Incarnation, NodeId},
+    id::{Epoch, Incarnation, NodeId},
     registry::LockId,
 };
 
@@ -149,6 +151,17 @@ impl Identity {
         self.record.incarnation
     }
 
+    /// RAFT_ADDRESSes of the members of the formed cluster that this directory is in, or was
+    /// in before it was retired.
+    pub fn members(&self) -> BTreeSet<String> {
+        members::read(&self.path)
+    }
+
+    /// For the next start: whom to ask. Only hints, so that a failure to write costs nothing.
+    pub fn remember(&self, members: &BTreeSet<String>) {
+        members::write(&self.path, members);
+    }
+
     pub fn save(&mut self, directory: Directory) -> Result<(), Error> {
         self.change(Record { directory, ..self.record.clone() })
     }
@@ -182,13 +195,15 @@ impl Identity {
             };
             removed.map_err(|source| Error::Write { path: entry, source })?;
         }
+        members::remove(&self.path);
         self.save(directory)
     }
 
     /// Sets everything aside as `retired-<node>`, the only one that is kept, and starts
     /// over as an empty directory of the same name. The identity moves last: a crash
-    /// before that is repeated by the next start.
-    pub fn retire(&mut self, node: NodeId) -> Result<(), Error> {
+    /// before that is repeated by the next start. The members stay: whoever is retired
+    /// joins them again and founds nothing, and knows what tokens they have issued.
+    pub fn retire(&mut self, node: NodeId, highest_epoch: Epoch) -> Result<(), Error> {
         let aside = self.path.join(format!("{RETIRED_PREFIX}{}", node.0));
         let failed = |source| Error::Write { path: self.path.clone(), source };
         for entry in disk::list(&self.path).map_err(failed)? {
@@ -202,7 +217,9 @@ impl Identity {
             disk::rename(&entry, &aside.join(file_name(&entry))).map_err(failed)?;
         }
         disk::sync_dir(&aside).and_then(|()| disk::sync_dir(&self.path)).map_err(failed)?;
-        self.change(fresh(&self.record.name))
+        let mut next = fresh(&self.record.name);
+        next.directory.highest_epoch = self.record.directory.highest_epoch.max(highest_epoch);
+        self.change(next)
     }
 
     /// Entries that are neither the identity nor kept apart from it.
@@ -267,7 +284,8 @@ fn refuse_strange_content(path: &Path) -> Result<(), Error> {
 }
 
 fn content(path: &Path) -> io::Result<Vec<PathBuf>> {
-    const KEPT: [&str; 4] = [IDENTITY_FILE, IDENTITY_DRAFT, LOCK_FILE, LOST_AND_FOUND];
+    const KEPT: [&str; 6] =
+        [IDENTITY_FILE, IDENTITY_DRAFT, LOCK_FILE, LOST_AND_FOUND, members::FILE, members::DRAFT];
     let mut entries = disk::list(path)?;
     entries.retain(|entry| {
         let name = file_name(entry);

@@ -1,6 +1,9 @@
 //! The `shoal` command: parses, starts the runtimes, maps the end to an exit code.
 
-use std::{io, process::ExitCode};
+use std::{
+    io::{self, IsTerminal as _},
+    process::ExitCode,
+};
 
 use clap::{Parser, Subcommand};
 use shoal_worker::{
@@ -98,7 +101,10 @@ fn log(config: &Config) {
     // Raft tells of each step at info; its errors are enough unless it is named.
     let named = config.log_level.contains("openraft");
     let filter = if named { asked } else { asked.with_target("openraft", LevelFilter::ERROR) };
-    let layer = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    // Colours are for a terminal: in a file or a collector they are noise.
+    let layer = tracing_subscriber::fmt::layer()
+        .with_ansi(io::stderr().is_terminal())
+        .with_writer(io::stderr);
     let layer = match config.log_format {
         LogFormat::Json => layer.json().boxed(),
         LogFormat::Text => layer.boxed(),

@@ -1,53 +1,67 @@
 //! One node: binds its ports, founds or joins, runs all parts, and leaves when told to.
 //!
-//! Wires components and decides nothing. Founding says when Raft runs and as whom
-//! (`effects`); what depends on that is built then (`member`) and found by the services of
-//! the ports through `late`.
+//! Wires components and decides nothing. A process lives once for each identity that its
+//! directory has in turn: what belongs to one is built anew for the next and shares nothing
+//! with it but the directory. Founding says when Raft runs and as whom (`effects`); what
+//! depends on that is built then (`member`) and found by the services of the ports through
+//! `late`. `standing` asks the members what has become of a known directory first.
 
 mod effects;
 mod late;
 mod member;
+mod neighbours;
+mod ports;
+mod standing;
 
-use std::{future::Future, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeSet, error::Error, future::Future, pin::Pin, sync::Arc, time::Duration,
+};
 
 use parking_lot::Mutex;
 use shoal_core::{
     found as core_found,
     id::NodeId,
-    registry::{Addresses, FEATURE_LEVEL, NodeInfo},
+    registry::{Addresses, FEATURE_LEVEL, Node, NodeInfo},
 };
-use tokio::{runtime::Handle, sync::watch, task::JoinSet};
+use tokio::{
+    runtime::Handle,
+    sync::watch,
+    task::{JoinHandle, JoinSet},
+};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use self::{
     effects::Raft,
     late::{Late, LateOwner},
+    ports::Ports,
+    standing::Verdict,
 };
 use crate::{
-    admin::{http, pages::NodePages, ready},
-    config::{Config, HostPort, Start},
-    discovery::{Discovery, fixed::Fixed},
-    env::net,
-    forward::{self, Ingress, server::DataPort},
+    admin::ready,
+    config::{Config, Start},
+    discovery::{Discovery, PeerSet, fixed::Fixed},
+    forward::{self, DataPort, Ingress},
     found,
     host::right::Right,
-    identity::Identity,
-    peer::{self, AddressBook, Channels},
-    raft,
+    identity::{EXIT_IDENTITY, Identity},
+    peer::{AddressBook, Channels},
+    raft, session,
     table::Table,
     telemetry::Telemetry,
 };
 
-/// Exit code of a setting that cannot be used on this machine.
+/// Exit code of a setting that cannot be used on this machine, or in this cluster.
 const EXIT_SETTING: u8 = 64;
 /// Raft or the disk failed.
 const EXIT_RAFT: u8 = 70;
 /// Kept back of the shutdown budget for the connections of clients.
 const CONNECTIONS: Duration = Duration::from_secs(5);
+/// Until peers have seen that their connections end with a life; then they are cut.
+const FAREWELL: Duration = Duration::from_millis(500);
 
 /// Why the process ends, as its exit code and one line.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
 pub struct Exit {
     pub code: u8,
@@ -58,9 +72,41 @@ impl Exit {
     fn new(code: u8, message: impl ToString) -> Self {
         Self { code, message: message.to_string() }
     }
+
+    /// The error and what it came from, in one line.
+    fn of(code: u8, error: &dyn Error) -> Self {
+        let mut message = error.to_string();
+        let mut cause = error.source();
+        while let Some(source) = cause {
+            message = format!("{message} ({source})");
+            cause = source.source();
+        }
+        Self { code, message }
+    }
 }
 
-/// What every part of a node shares.
+impl From<crate::identity::Error> for Exit {
+    fn from(error: crate::identity::Error) -> Self {
+        Self::of(error.exit_code(), &error)
+    }
+}
+
+/// Why a life ends by itself.
+#[derive(Clone, Debug)]
+pub(crate) enum End {
+    Exit(Exit),
+    /// The cluster knows this node no more: it joins again under a new id.
+    Retire(NodeId),
+}
+
+/// How a life ended without an error.
+enum Ended {
+    Stopped,
+    /// Another begins from what is on disk.
+    Anew,
+}
+
+/// What every part of a node shares, for one life.
 pub(crate) struct Shared {
     pub config: Config,
     pub info: NodeInfo,
@@ -77,9 +123,32 @@ pub(crate) struct Shared {
     /// a flood of calls must not cost the session, nor a handler that blocks.
     pub executor: Handle,
     pub shutdown: CancellationToken,
-    pub exit: watch::Sender<Option<(u8, String)>>,
+    pub end: watch::Sender<Option<End>>,
+    /// Removed from the cluster: stays as an entry node.
+    pub parked: watch::Sender<bool>,
     /// This node's id, once it has one.
     pub me: std::sync::OnceLock<NodeId>,
+}
+
+impl Shared {
+    /// Ends this life; the first reason counts.
+    pub fn end(&self, end: End) {
+        self.end.send_if_modified(|known| {
+            let first = known.is_none();
+            known.get_or_insert(end);
+            first
+        });
+    }
+
+    /// What concerns the whole directory, as a line for a person.
+    fn directory_line(&self, problem: impl std::fmt::Display) -> String {
+        format!("data directory {}: {problem}", self.config.raft_dir.display())
+    }
+
+    /// The pod of a removed node is not to bring it back by itself.
+    fn is_same_pod(&self, row: &Node) -> bool {
+        self.config.pod_uid.is_some() && self.config.pod_uid == row.info.pod_uid
+    }
 }
 
 /// Runs a node until `stop` resolves or it must end; calls and hosts run on `executor`.
@@ -88,56 +157,23 @@ pub async fn run(
     executor: Handle,
     stop: impl Future<Output = ()>,
 ) -> Result<(), Exit> {
-    let identity = Identity::open(&config.raft_dir, &config.raft_id)
-        .map_err(|error| Exit::new(error.exit_code(), error))?;
-    let ports = Ports::bind(&config).await?;
-    let table = Table::default();
-    let channels = Channels::new(AddressBook::default());
-    let owner = LateOwner::default();
-    let telemetry = Telemetry::default();
-    let metrics = telemetry.forward.clone();
-    let node =
-        forward::Node::new(Arc::new(owner.clone()), table.clone(), metrics, config.max_payload);
-    let forward = Arc::new(node);
-    let ingress = Ingress::new(forward.clone());
-    let bound = executor.enter();
-    let data = DataPort::bind(
-        forward::server::Config {
-            listen: ports.data.clone(),
-            raft_address: config.raft_address.to_string(),
-            in_pod: false,
-        },
-        forward.clone(),
-        ingress.clone(),
-    )
-    .map_err(|error| Exit::new(EXIT_SETTING, format!("NODE_ADDRESS: {error}")))?;
-    drop(bound);
-    let shared = Arc::new(Shared {
-        info: node_info(&config),
-        identity: Arc::new(Mutex::new(identity)),
-        table,
-        channels,
-        right: Right::new().map_err(|error| Exit::new(EXIT_RAFT, error))?,
-        forward,
-        late: Late::default(),
-        owner,
-        waiting: watch::Sender::new("starting".to_owned()),
-        telemetry,
-        executor,
-        shutdown: CancellationToken::new(),
-        exit: watch::Sender::new(None),
-        me: std::sync::OnceLock::new(),
-        config,
-    });
-    let node = Running { shared, ports, data, ingress };
-    node.run(stop).await
+    let identity = Identity::open(&config.raft_dir, &config.raft_id)?;
+    let identity = Arc::new(Mutex::new(identity));
+    let mut stop = std::pin::pin!(stop);
+    loop {
+        let life = Running::begin(config.clone(), executor.clone(), identity.clone()).await?;
+        match life.run(stop.as_mut()).await? {
+            Ended::Stopped => return Ok(()),
+            Ended::Anew => info!(name = %config.raft_id, "begins anew"),
+        }
+    }
 }
 
 /// What other nodes learn of this one when it joins and registers.
 fn node_info(config: &Config) -> NodeInfo {
     NodeInfo {
         name: config.raft_id.clone(),
-        pod_uid: None,
+        pod_uid: config.pod_uid.clone(),
         addresses: Addresses {
             data: config.node_address.to_string(),
             raft: config.raft_address.to_string(),
@@ -151,56 +187,7 @@ fn node_info(config: &Config) -> NodeInfo {
     }
 }
 
-/// Listeners, bound before anything is asked of anybody.
-struct Ports {
-    data: Vec<SocketAddr>,
-    raft: Vec<net::TcpListener>,
-    admin: Vec<net::TcpListener>,
-    http: Vec<net::TcpListener>,
-}
-
-impl Ports {
-    async fn bind(config: &Config) -> Result<Self, Exit> {
-        let at = |setting, port| listen_addresses(&config.bind_host, setting, port);
-        let data = at("NODE_ADDRESS", config.node_address.port).await?;
-        let listen = |setting: &'static str, addresses: Vec<SocketAddr>| {
-            addresses.into_iter().map(move |address| {
-                net::listen(address).map_err(|error| {
-                    let text = format!("{setting}: cannot listen on {address}: {error}");
-                    Exit::new(EXIT_SETTING, text)
-                })
-            })
-        };
-        let raft = at("RAFT_ADDRESS", config.raft_address.port).await?;
-        let admin = at("ADMIN_ADDRESS", config.admin_address.port).await?;
-        let http = at("HTTP_ADDRESS", config.http_address.port).await?;
-        Ok(Self {
-            data,
-            raft: listen("RAFT_ADDRESS", raft).collect::<Result<_, _>>()?,
-            admin: listen("ADMIN_ADDRESS", admin).collect::<Result<_, _>>()?,
-            http: listen("HTTP_ADDRESS", http).collect::<Result<_, _>>()?,
-        })
-    }
-}
-
-async fn listen_addresses(
-    host: &str,
-    setting: &'static str,
-    port: u16,
-) -> Result<Vec<SocketAddr>, Exit> {
-    let address = HostPort { host: host.to_owned(), port };
-    let mut found = net::resolve(&address.to_string())
-        .await
-        .map_err(|error| Exit::new(EXIT_SETTING, format!("{setting}: {address}: {error}")))?;
-    found.sort();
-    found.dedup();
-    // A name of this machine may stand for a family that its kernel lacks.
-    if found.len() > 1 {
-        found.retain(|address| net::listen(SocketAddr::new(address.ip(), 0)).is_ok());
-    }
-    Ok(found)
-}
-
+/// One life.
 struct Running {
     shared: Arc<Shared>,
     ports: Ports,
@@ -209,51 +196,84 @@ struct Running {
 }
 
 impl Running {
-    async fn run(self, stop: impl Future<Output = ()>) -> Result<(), Exit> {
+    async fn begin(
+        config: Config,
+        executor: Handle,
+        identity: Arc<Mutex<Identity>>,
+    ) -> Result<Self, Exit> {
+        let ports = Ports::bind(&config).await?;
+        let table = Table::default();
+        let owner = LateOwner::default();
+        let telemetry = Telemetry::default();
+        let metrics = telemetry.forward.clone();
+        let node =
+            forward::Node::new(Arc::new(owner.clone()), table.clone(), metrics, config.max_payload);
+        let forward = Arc::new(node);
+        let ingress = Ingress::new(forward.clone());
+        let bound = executor.enter();
+        let data = DataPort::bind(
+            forward::server::Config {
+                listen: ports.data.clone(),
+                raft_address: config.raft_address.to_string(),
+                in_pod: false,
+            },
+            forward.clone(),
+            ingress.clone(),
+        )
+        .map_err(|error| Exit::new(EXIT_SETTING, format!("NODE_ADDRESS: {error}")))?;
+        drop(bound);
+        let shared = Arc::new(Shared {
+            info: node_info(&config),
+            identity,
+            table,
+            channels: Channels::new(AddressBook::default()),
+            right: Right::new().map_err(|error| Exit::new(EXIT_RAFT, error))?,
+            forward,
+            late: Late::default(),
+            owner,
+            waiting: watch::Sender::new("starting".to_owned()),
+            telemetry,
+            executor,
+            shutdown: CancellationToken::new(),
+            end: watch::Sender::new(None),
+            parked: watch::Sender::new(false),
+            me: std::sync::OnceLock::new(),
+            config,
+        });
+        Ok(Self { shared, ports, data, ingress })
+    }
+
+    async fn run(self, mut stop: Pin<&mut impl Future<Output = ()>>) -> Result<Ended, Exit> {
         let Self { shared, ports, data, ingress } = self;
         let slot = raft::Slot::default();
-        let discovery = match &shared.config.start {
-            Start::FoundAlone => Discovery::nobody(),
-            Start::Join(address) => {
-                Discovery::Fixed(Fixed::new(vec![address.to_string()], shared.channels.clone()))
-            }
-            Start::Peers(peers) => {
-                let names = peers.iter().map(ToString::to_string).collect();
-                Discovery::Fixed(Fixed::new(names, shared.channels.clone()))
-            }
-        };
-        let raft = Arc::new(Raft::new(shared.clone(), slot.clone(), discovery.peers()));
+        let discovery = discovery(&shared);
+        let peers = discovery.peers();
+        let raft = Arc::new(Raft::new(shared.clone(), slot.clone(), peers.clone()));
         let (founding, handle) = found::Found::new(
-            founding_config(&shared.config)?,
+            founding_config(&shared)?,
             shared.identity.clone(),
             raft.clone(),
-            discovery.peers(),
+            peers.clone(),
             shared.channels.clone(),
         );
         raft.bind(handle.clone());
+        let mut servers = JoinSet::new();
+        ports.serve(&shared, &slot, &handle, &mut servers);
         let mut tasks = JoinSet::new();
-        serve_peers(&shared, ports.raft, &slot, &handle, &mut tasks);
-        serve_admin(&shared, ports.admin, ports.http, &mut tasks);
         tasks.spawn(readiness(shared.clone(), handle.state()));
         tasks.spawn(discovery.run(shared.shutdown.clone()));
+        tasks.spawn(neighbours::refuse_own_address(shared.clone(), peers));
         let leave = data.leave();
         let port = shared.executor.spawn(data.run());
-        let formed_in_log = shared.identity.lock().directory().formed;
-        let mut founding = tokio::spawn(founding.run(formed_in_log, shared.shutdown.clone()));
-        let mut exit = shared.exit.subscribe();
-        let ended = tokio::select! {
-            () = stop => Ok(()),
-            result = &mut founding => match result {
-                Ok(Ok(())) => Ok(()),
-                Ok(Err(error)) => Err(Exit::new(error.exit_code(), error)),
-                Err(error) => Err(Exit::new(EXIT_RAFT, error)),
+        let mut founding = tokio::spawn(found_or_join(shared.clone(), founding));
+        let mut ended = tokio::select! {
+            () = stop.as_mut() => Ok(Ended::Stopped),
+            ended = &mut founding => match ended {
+                Ok(ended) => ended,
+                Err(error) => Err(Exit::of(EXIT_RAFT, &error)),
             },
-            Ok(now) = exit.wait_for(Option::is_some) => {
-                let (code, message) = now.clone().unwrap_or((EXIT_RAFT, String::new()));
-                Err(Exit::new(code, message))
-            }
         };
-        if ended.is_ok() {
+        if let Ok(Ended::Stopped) = ended {
             info!(name = %shared.config.raft_id, "told to stop");
             let budget = shared.config.shutdown_budget;
             raft.leave(budget.saturating_sub(CONNECTIONS)).await;
@@ -262,14 +282,105 @@ impl Running {
             ingress.close().await;
         }
         shared.shutdown.cancel();
+        founding.abort();
         raft.end().await;
-        port.abort();
+        end_servers(servers, port).await;
         tasks.shutdown().await;
+        let retire = match &*shared.end.borrow() {
+            Some(End::Retire(node)) => Some(*node),
+            Some(End::Exit(_)) | None => None,
+        };
+        if let (Ok(Ended::Anew), Some(node)) = (&ended, retire) {
+            ended = retire_directory(&shared, node).map(|()| Ended::Anew);
+        }
         ended
     }
 }
 
-fn founding_config(config: &Config) -> Result<core_found::Config, Exit> {
+/// Asks what has become of a known directory, then founds, joins or enters, until this life
+/// ends by itself.
+async fn found_or_join(shared: Arc<Shared>, founding: found::Found<Raft>) -> Result<Ended, Exit> {
+    match standing::inquire(&shared).await {
+        Verdict::Enter => {}
+        Verdict::Retire(node) => shared.end(End::Retire(node)),
+        Verdict::Exit(exit) => return Err(exit),
+    }
+    let mut end = shared.end.subscribe();
+    let formed_in_log = formed_in_log(&shared).await?;
+    tokio::select! {
+        biased;
+        Ok(now) = end.wait_for(Option::is_some) => match now.clone() {
+            Some(End::Exit(exit)) => Err(exit),
+            Some(End::Retire(_)) | None => Ok(Ended::Anew),
+        },
+        ended = founding.run(formed_in_log, shared.shutdown.clone()) => match ended {
+            Ok(found::Ended::Told) => Ok(Ended::Stopped),
+            Ok(found::Ended::Anew) => Ok(Ended::Anew),
+            Err(error) => Err(founding_failed(error)),
+        },
+    }
+}
+
+/// The directory may not know yet what its log does: a crash came between the two.
+async fn formed_in_log(shared: &Shared) -> Result<bool, Exit> {
+    let directory = shared.identity.lock().directory().clone();
+    if directory.formed || directory.joined.is_none() {
+        return Ok(directory.formed);
+    }
+    let found = raft::formed_in_log(&shared.config.raft_dir).await;
+    found.map_err(|error| Exit::of(error.exit_code(), &error))
+}
+
+/// Peers must not keep a connection to what this node was.
+async fn end_servers(mut servers: JoinSet<()>, port: JoinHandle<()>) {
+    let all = async { while servers.join_next().await.is_some() {} };
+    if tokio::time::timeout(FAREWELL, all).await.is_err() {
+        servers.shutdown().await;
+    }
+    port.abort();
+    // Cancelled on purpose, or it had ended before.
+    let _ = port.await;
+}
+
+fn retire_directory(shared: &Shared, node: NodeId) -> Result<(), Exit> {
+    let highest_epoch = shared.table.registry().highest_epoch();
+    warn!(%node, "this cluster counts the node no more: its directory is set aside, and it joins anew");
+    Ok(shared.identity.lock().retire(node, highest_epoch)?)
+}
+
+/// A failure of founding; where Raft's files are the cause, what is wrong with them.
+fn founding_failed(error: found::Error) -> Exit {
+    if let found::Error::Raft { source, .. } = &error
+        && let Some(raft) = source.downcast_ref::<raft::Error>()
+    {
+        return Exit::of(raft.exit_code(), raft);
+    }
+    Exit::of(error.exit_code(), &error)
+}
+
+/// Where members that an empty directory knows of were last: it was retired.
+fn former_members(shared: &Shared) -> BTreeSet<String> {
+    let identity = shared.identity.lock();
+    match identity.directory().joined {
+        Some(_) => BTreeSet::new(),
+        None => identity.members(),
+    }
+}
+
+fn discovery(shared: &Shared) -> Discovery {
+    let known = PeerSet::of(former_members(shared));
+    let fixed = |addresses: Vec<String>| {
+        Discovery::Fixed(Fixed::new(addresses, known.clone(), shared.channels.clone()))
+    };
+    match &shared.config.start {
+        Start::FoundAlone => Discovery::nobody(known),
+        Start::Join(address) => fixed(vec![address.to_string()]),
+        Start::Peers(peers) => fixed(peers.iter().map(ToString::to_string).collect()),
+    }
+}
+
+fn founding_config(shared: &Shared) -> Result<core_found::Config, Exit> {
+    let config = &shared.config;
     // With PEER_ADDRESSES a node's name in the founding set is its NODE_ADDRESS.
     let name = match config.start {
         Start::Peers(_) => config.node_address.to_string(),
@@ -277,73 +388,32 @@ fn founding_config(config: &Config) -> Result<core_found::Config, Exit> {
     };
     let plan = found::plan(&config.start, &name)
         .map_err(|error| Exit::new(EXIT_SETTING, format!("PEER_ADDRESSES: {error}")))?;
+    // Who was a member founds nothing beside the cluster that it was retired from.
+    let retired = !former_members(shared).is_empty();
     Ok(core_found::Config {
         name,
+        node_name: config.raft_id.clone(),
         address: config.raft_address.to_string(),
-        plan,
+        plan: if retired { core_found::Plan::Join } else { plan },
         lease: config.lease.unwrap_or(Config::DEFAULT_LEASE),
         confirm_required: false,
     })
 }
 
-fn serve_peers(
-    shared: &Arc<Shared>,
-    listeners: Vec<net::TcpListener>,
-    slot: &raft::Slot,
-    founding: &found::Handle,
-    tasks: &mut JoinSet<()>,
-) {
-    for listener in listeners {
-        let router = peer::server()
-            .add_service(slot.service())
-            .add_service(founding.service())
-            .add_service(shared.late.session.clone())
-            .add_service(shared.late.handover.clone())
-            .add_service(shared.late.map.clone());
-        let shutdown = shared.shutdown.clone();
-        tasks.spawn(async move {
-            let incoming = peer::incoming(listener);
-            let served = router.serve_with_incoming_shutdown(incoming, shutdown.cancelled()).await;
-            if let Err(error) = served {
-                warn!(%error, "the peer port ended");
-            }
-        });
-    }
-}
-
-fn serve_admin(
-    shared: &Arc<Shared>,
-    admin: Vec<net::TcpListener>,
-    http: Vec<net::TcpListener>,
-    tasks: &mut JoinSet<()>,
-) {
-    for listener in admin {
-        let router = peer::server().add_service(shared.late.admin.clone());
-        let shutdown = shared.shutdown.clone();
-        tasks.spawn(async move {
-            let incoming = peer::incoming(listener);
-            let served = router.serve_with_incoming_shutdown(incoming, shutdown.cancelled()).await;
-            if let Err(error) = served {
-                warn!(%error, "the admin port ended");
-            }
-        });
-    }
-    let pages = Arc::new(NodePages::new(shared.clone()));
-    for listener in http {
-        let (pages, shutdown) = (pages.clone(), shared.shutdown.clone());
-        tasks.spawn(http::serve(listener, pages, http::Limits::default(), shutdown));
-    }
-}
-
 /// Keeps what readiness waits for: a formed cluster's table, and a node that has not left.
 async fn readiness(shared: Arc<Shared>, mut founding: watch::Receiver<found::State>) {
     let mut map = shared.table.watch_map();
+    let mut parked = shared.parked.subscribe();
     loop {
         map.borrow_and_update();
         let missing = founding.borrow_and_update().waiting.clone();
         let me = shared.me.get().copied();
-        let missing = ready::missing(&shared.table.registry(), me, missing.as_deref());
-        let waiting = missing.unwrap_or_default();
+        let waiting = if *parked.borrow_and_update() {
+            ready::REMOVED.to_owned()
+        } else {
+            let missing = ready::missing(&shared.table.registry(), me, missing.as_deref());
+            missing.unwrap_or_default()
+        };
         shared.waiting.send_if_modified(|now| {
             let changed = *now != waiting && now != ready::LEAVING;
             if changed {
@@ -354,23 +424,32 @@ async fn readiness(shared: Arc<Shared>, mut founding: watch::Receiver<found::Sta
         tokio::select! {
             changed = map.changed() => if changed.is_err() { return },
             changed = founding.changed() => if changed.is_err() { return },
+            changed = parked.changed() => if changed.is_err() { return },
         }
     }
 }
 
-/// The session of this process ended for a reason that ends the process.
-pub(crate) fn exit_of(why: shoal_core::session::holder::Why) -> Option<(u8, String)> {
+/// What the end of a session means for this life.
+pub(crate) fn end_of_session(shared: &Shared, node: NodeId, ended: &session::Ended) -> Option<End> {
     use shoal_core::session::holder::Why;
-    match why {
-        // A removed node stays as an entry node, parked.
-        Why::Stopped | Why::Marked | Why::Left => None,
-        Why::StillRunning => {
-            Some((EXIT_RAFT, "handlers of a lost session could not be ended in time".to_owned()))
+    let same_pod = shared.table.registry().node(node).is_some_and(|row| shared.is_same_pod(row));
+    match ended.why {
+        Why::Stopped => None,
+        // Removed in this very run, or in this pod: it stays as an entry node.
+        Why::Marked | Why::Left if ended.registered || same_pod => {
+            shared.parked.send_replace(true);
+            None
         }
-        Why::Identity => Some((
-            crate::identity::EXIT_IDENTITY,
-            "this directory may not register in this cluster: wipe it to join anew".to_owned(),
-        )),
+        // Marked only: it may still vote. `neighbours` looks when it has left.
+        Why::Marked => None,
+        Why::Left => Some(End::Retire(node)),
+        Why::StillRunning => Some(End::Exit(Exit::new(
+            EXIT_RAFT,
+            "handlers of a lost session could not be ended in time",
+        ))),
+        Why::Identity => {
+            Some(End::Exit(Exit::new(EXIT_IDENTITY, shared.directory_line(&ended.refusal))))
+        }
     }
 }
 

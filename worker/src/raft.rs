@@ -20,7 +20,10 @@ mod state_machine;
 mod tending;
 pub(crate) mod types;
 
-use std::{path::PathBuf, sync::Arc};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use parking_lot::RwLock;
 use shoal_core::id::ClusterId;
@@ -32,6 +35,12 @@ pub use self::{
     server::{Service, Slot},
     types::{Member, Response},
 };
+
+use self::log_store::LogStore;
+use crate::{env, identity::EXIT_UNREADABLE};
+
+/// The log's file in the data directory.
+const LOG_FILE: &str = "raft.redb";
 
 /// Why Raft does not start. Each is one line for a person.
 #[derive(Debug, thiserror::Error)]
@@ -47,6 +56,31 @@ pub enum Error {
     SnapshotLost { dir: PathBuf, purged: u64 },
     #[error("raft does not start: {0}")]
     Start(String),
+}
+
+impl Error {
+    /// What `shoal run` ends with when its files are the cause, or Raft itself is.
+    pub fn exit_code(&self) -> u8 {
+        const EXIT_RAFT: u8 = 70;
+        match self {
+            Self::Log(_) | Self::Snapshot(_) | Self::SnapshotLost { .. } => EXIT_UNREADABLE,
+            Self::Start(_) => EXIT_RAFT,
+        }
+    }
+}
+
+/// Whether the log in this directory holds the entry that forms the cluster. Raft must not
+/// run on it.
+pub async fn formed_in_log(dir: &Path) -> Result<bool, Error> {
+    let path = dir.join(LOG_FILE);
+    let exists = env::disk::exists(&path);
+    if !exists.map_err(|source| log_store::Error::Io { path: path.clone(), source })? {
+        return Ok(false);
+    }
+    let log = LogStore::open(&path, state_machine::is_form)?;
+    let formed = *log.formed().borrow();
+    log.close().await;
+    Ok(formed)
 }
 
 /// The cluster this node is in: empty until it founded or joined one. Shared by all who

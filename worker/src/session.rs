@@ -22,7 +22,7 @@ use shoal_core::{
     },
 };
 use tokio::sync::{mpsc, watch};
-use tracing::{error, info, warn};
+use tracing::{info, warn};
 
 pub use client::{Client, Error};
 pub use health::Probe;
@@ -32,7 +32,7 @@ pub use server::Server;
 use crate::{
     env::{clock, random},
     host::{right::Right, shards::Shards},
-    identity::Identity,
+    identity::{self, Identity},
     table::Table,
 };
 
@@ -84,6 +84,16 @@ impl Handle {
     }
 }
 
+/// How a session ended.
+#[derive(Debug)]
+pub struct Ended {
+    pub why: Why,
+    /// Some incarnation of this run was registered.
+    pub registered: bool,
+    /// What the leader said last when it refused.
+    pub refusal: String,
+}
+
 pub struct Config {
     pub node: NodeId,
     /// Rules the pace until the first answer.
@@ -102,7 +112,9 @@ pub struct Session {
     holder: Holder,
     orders: mpsc::Receiver<Order>,
     state: watch::Sender<State>,
-    pending: FuturesUnordered<BoxFuture<'static, Event>>,
+    pending: FuturesUnordered<BoxFuture<'static, Result<Event, identity::Error>>>,
+    /// Some incarnation of this run was registered.
+    registered: bool,
     first: Vec<Action>,
 }
 
@@ -136,26 +148,33 @@ impl Session {
             orders,
             state,
             pending: FuturesUnordered::new(),
+            registered: false,
             first: output.actions,
         };
         (session, Handle { orders: order, state: watched })
     }
 
-    /// Runs until the machine says that the process must end.
-    pub async fn run(mut self) -> Why {
+    /// Runs until the machine says that the session has ended; an error when the directory
+    /// cannot be written.
+    pub async fn run(mut self) -> Result<Ended, identity::Error> {
+        let why = self.drive().await?;
+        Ok(Ended { why, registered: self.registered, refusal: self.client.refusal() })
+    }
+
+    async fn drive(&mut self) -> Result<Why, identity::Error> {
         let mut applied = self.table.watch_applied();
         let mut health = tokio::time::interval(HEALTH_EVERY);
         health.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut wake_at = None;
         let first = std::mem::take(&mut self.first);
         if let Some(why) = self.perform(first) {
-            return why;
+            return Ok(why);
         }
         loop {
             let sleep = sleep_until(wake_at);
             let event = tokio::select! {
                 biased;
-                Some(event) = self.pending.next() => event,
+                Some(event) = self.pending.next() => event?,
                 Some(order) = self.orders.recv() => match order {
                     Order::ToldToStop => Event::ToldToStop,
                     Order::GiveUp => Event::GiveUp,
@@ -174,7 +193,7 @@ impl Session {
             let output = self.holder.on(event, clock::now());
             wake_at = output.wake_at;
             if let Some(why) = self.perform(output.actions) {
-                return why;
+                return Ok(why);
             }
         }
     }
@@ -190,8 +209,9 @@ impl Session {
         Event::Table { index: registry.applied(), row }
     }
 
-    fn note(&self, event: &Event) {
+    fn note(&mut self, event: &Event) {
         if let Event::Answered { answer: Answer::Granted { .. }, .. } = event {
+            self.registered = true;
             self.state.send_if_modified(|state| !std::mem::replace(&mut state.registered, true));
         }
     }
@@ -211,7 +231,7 @@ impl Session {
                         let began = tokio::time::Instant::now();
                         let answer = client.session(call, incarnation, table, via).await;
                         metrics.ended(call, &answer, began.elapsed());
-                        Event::Answered { request, answer }
+                        Ok(Event::Answered { request, answer })
                     }));
                 }
                 Action::ServeUntil { right } => {
@@ -226,7 +246,7 @@ impl Session {
                     let shards = self.shards.clone();
                     self.pending.push(Box::pin(async move {
                         shards.close_all(incarnation).await;
-                        Event::AllClosed(incarnation)
+                        Ok(Event::AllClosed(incarnation))
                     }));
                 }
                 Action::AskDrain => self.ask_drain(),
@@ -251,22 +271,16 @@ impl Session {
         self.pending.push(Box::pin(async move {
             let drawn = tokio::task::spawn_blocking(move || identity.lock().next_incarnation());
             let incarnation = match drawn.await {
-                Ok(Ok(incarnation)) => incarnation,
-                Ok(Err(error)) => {
-                    error!(%error, "no incarnation could be made durable");
-                    return std::future::pending().await;
-                }
-                Err(error) => {
-                    error!(%error, "no incarnation could be made durable");
-                    return std::future::pending().await;
-                }
+                Ok(drawn) => drawn?,
+                // Cancelled: the runtime ends, and this with it.
+                Err(_) => return std::future::pending().await,
             };
             shards.begin_incarnation(incarnation).await;
             state.send_modify(|state| {
                 state.incarnation = incarnation;
                 state.registered = false;
             });
-            Event::Incarnation(incarnation)
+            Ok(Event::Incarnation(incarnation))
         }));
     }
 

@@ -182,9 +182,6 @@ impl Found {
             Event::FormedInLog => self.log = self.log.max(Formed::InLog),
             Event::FormedCommitted => self.log = Formed::Committed,
             Event::Confirmed { cluster } => self.confirmed = Some(cluster),
-            Event::ForeignFormed { cluster, address } => {
-                actions.extend(self.foreign(cluster, address));
-            }
             Event::AddressLearned { address } => self.contact(&address, true, now),
             Event::Silent { nodes } => self.silent = nodes,
         }

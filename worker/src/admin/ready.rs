@@ -11,6 +11,10 @@ use shoal_core::{
 /// Nothing is said of a leaver any more but this.
 pub const LEAVING: &str = "leaving: this process was told to stop";
 
+/// Of a node that no member gives its table to any more.
+pub const REMOVED: &str =
+    "parked: this node was removed from the cluster; it forwards calls and owns nothing";
+
 /// What is missing; `None`: ready. `founding` is what founding waits for.
 pub fn missing(registry: &Registry, me: Option<NodeId>, founding: Option<&str>) -> Option<String> {
     let mine = me.and_then(|me| registry.node(me));

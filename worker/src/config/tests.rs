@@ -64,6 +64,19 @@ fn each_way_to_start() {
 }
 
 #[test]
+fn what_was_given_for_founding_must_fit_the_cluster() {
+    let given = resolve(&[("SHARDS", "64"), ("LEASE", "5")]).unwrap();
+    assert_eq!(given.fits(64, 5_000, true), Ok(()));
+    let error = given.fits(1_024, 5_000, false).unwrap_err().to_string();
+    assert!(error.starts_with("SHARDS is \"64\": the cluster was founded with 1024 shards; "));
+    let error = given.fits(64, 2_500, true).unwrap_err().to_string();
+    assert!(error.starts_with("LEASE is \"5\": the lease of the cluster is 2.5 s; "), "{error}");
+    // A member restarts with what it was founded with, whatever was configured since.
+    assert_eq!(given.fits(64, 2_500, false), Ok(()));
+    assert_eq!(resolve(&[]).unwrap().fits(16, 60_000, true), Ok(()));
+}
+
+#[test]
 fn every_bad_setting_is_named_with_its_remedy() {
     let table: &[(&[(&str, &str)], &str)] = &[
         (&[("NODE_ADDRESS", "unset")], "NODE_ADDRESS is missing"),
@@ -88,6 +101,10 @@ fn every_bad_setting_is_named_with_its_remedy() {
             "JOIN_ADDRESS and PEER_ADDRESSES exclude each other",
         ),
         (&[("JOIN_ADDRESS", "unset")], "JOIN_ADDRESS or PEER_ADDRESSES is missing"),
+        (
+            &[("JOIN_ADDRESS", "localhost:11000")],
+            "JOIN_ADDRESS is \"localhost:11000\": it is this node itself; name another member",
+        ),
         (&[("JOIN_ADDRESS", "nowhere")], "JOIN_ADDRESS is \"nowhere\": it has no port"),
         (&[("JOIN_ADDRESS", "unset"), ("PEER_ADDRESSES", "a:1,a:1")], "stands in it twice"),
         (&[("DISCOVERY", "consul")], "DISCOVERY is \"consul\""),

@@ -99,6 +99,7 @@ impl Control {
             name: info.name.clone(),
             node: id,
             address: node.info.addresses.data.clone(),
+            renewed: node.renewed,
         }))
     }
 

@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use futures::future::join_all;
-use shoal_proto::shoal::v1::{WhereIsPeerRequest, shoal_client::ShoalClient};
+use shoal_proto::shoal::v1::{WhereIsPeerRequest, WhereIsPeerResponse, shoal_client::ShoalClient};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -32,8 +32,8 @@ pub struct Fixed {
 }
 
 impl Fixed {
-    pub fn new(node_addresses: Vec<String>, channels: Channels) -> Self {
-        Self { node_addresses, channels, peers: watch::Sender::default() }
+    pub fn new(node_addresses: Vec<String>, known: PeerSet, channels: Channels) -> Self {
+        Self { node_addresses, channels, peers: watch::Sender::new(known) }
     }
 
     pub fn peers(&self) -> watch::Receiver<PeerSet> {
@@ -48,14 +48,17 @@ impl Fixed {
     async fn follow(&self, address: &str) {
         let mut pause = FIRST_PAUSE;
         loop {
-            match self.ask(address).await {
-                Ok(raft_address) => {
+            match where_is(&self.channels, address).await {
+                Ok(answer) => {
                     pause = FIRST_PAUSE;
-                    self.learn(raft_address);
+                    self.learn(address, answer.raft_address);
                     tokio::time::sleep(AGAIN_AFTER).await;
                 }
-                Err(status) => {
-                    tracing::debug!(address, %status, "a peer does not say where it is");
+                Err(why) => {
+                    tracing::debug!(address, why, "a peer does not say where it is");
+                    self.peers.send_if_modified(|peers| {
+                        peers.silent.insert(address.to_owned(), why.clone()) != Some(why)
+                    });
                     tokio::time::sleep(pause.mul_f64(0.5 + random::fraction() / 2.0)).await;
                     pause = LONGEST_PAUSE.min(pause * 2);
                 }
@@ -63,27 +66,42 @@ impl Fixed {
         }
     }
 
-    async fn ask(&self, address: &str) -> Result<String, tonic::Status> {
-        let channel = self
-            .channels
-            .dial(address)
-            .map_err(|error| tonic::Status::invalid_argument(error.to_string()))?;
-        let mut client = ShoalClient::new(channel).max_decoding_message_size(MAX_ANSWER);
-        let asked = tokio::time::timeout(TIMEOUT, client.where_is_peer(WhereIsPeerRequest {}));
-        match asked.await {
-            Ok(answer) => Ok(answer?.into_inner().raft_address),
-            Err(_) => Err(tonic::Status::deadline_exceeded("no answer in time")),
-        }
-    }
-
-    fn learn(&self, raft_address: String) {
+    fn learn(&self, address: &str, raft_address: String) {
         let most = MAX_PER_ADDRESS * self.node_addresses.len();
         self.peers.send_if_modified(|peers| {
-            !raft_address.is_empty()
+            let spoke = peers.silent.remove(address).is_some();
+            let new = !raft_address.is_empty()
                 && peers.raft_addresses.len() < most
-                && peers.raft_addresses.insert(raft_address)
+                && peers.raft_addresses.insert(raft_address);
+            spoke || new
         });
     }
+}
+
+/// What the node at this NODE_ADDRESS says of itself, or why it says nothing.
+pub async fn where_is(channels: &Channels, address: &str) -> Result<WhereIsPeerResponse, String> {
+    let channel = channels.dial(address).map_err(|error| error.to_string())?;
+    let mut client = ShoalClient::new(channel).max_decoding_message_size(MAX_ANSWER);
+    let asked = tokio::time::timeout(TIMEOUT, client.where_is_peer(WhereIsPeerRequest {}));
+    match asked.await {
+        Ok(Ok(answer)) => Ok(answer.into_inner()),
+        Ok(Err(status)) => Err(why_silent(&status)),
+        Err(_) => Err("no answer in time".to_owned()),
+    }
+}
+
+/// The cause that a person can act on: that of the socket, else that something else answers.
+fn why_silent(status: &tonic::Status) -> String {
+    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(status);
+    while let Some(error) = cause {
+        if let Some(error) = error.downcast_ref::<std::io::Error>()
+            && error.raw_os_error().is_some()
+        {
+            return error.to_string();
+        }
+        cause = error.source();
+    }
+    format!("what answers there is no shoal node ({})", status.code())
 }
 
 #[cfg(test)]
@@ -136,7 +154,8 @@ mod tests {
         let address = reserved.local_addr().unwrap();
         drop(reserved);
         let channels = Channels::new(AddressBook::default());
-        let fixed = Fixed::new(vec![address.to_string(), "127.0.0.1:1".to_owned()], channels);
+        let addresses = vec![address.to_string(), "127.0.0.1:1".to_owned()];
+        let fixed = Fixed::new(addresses, PeerSet::default(), channels);
         let mut peers = fixed.peers();
         let stop = CancellationToken::new();
         let looking = tokio::spawn(fixed.run(stop.clone()));
@@ -148,6 +167,10 @@ mod tests {
         let serving = tokio::spawn(serving);
         let found = peers.wait_for(|peers| peers.raft_addresses.contains("127.0.0.1:12000"));
         tokio::time::timeout(Duration::from_secs(10), found).await.unwrap().unwrap();
+        let silent = peers.wait_for(|peers| peers.silent.keys().eq(["127.0.0.1:1"]));
+        let silent = tokio::time::timeout(Duration::from_secs(10), silent).await.unwrap();
+        let why = silent.unwrap().silent["127.0.0.1:1"].clone();
+        assert!(why.contains("refused"), "{why}");
         stop.cancel();
         looking.await.unwrap();
         serving.await.unwrap().unwrap();

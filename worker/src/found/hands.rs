@@ -3,10 +3,10 @@
 use std::{collections::VecDeque, sync::Arc};
 
 use parking_lot::Mutex;
-use shoal_core::found::{Action, Event};
+use shoal_core::found::Action;
 use tokio::task::{JoinError, JoinSet};
 
-use super::{Cause, Effects, Error};
+use super::{Cause, Effects, Error, Stopped};
 use crate::identity::{self, Identity};
 
 pub(super) struct Hands<E> {
@@ -15,7 +15,15 @@ pub(super) struct Hands<E> {
     /// Short: the machine has one change under way at most, and enters once after each.
     queue: VecDeque<Action>,
     /// Holds one task at most.
-    current: JoinSet<Result<Option<Event>, Error>>,
+    current: JoinSet<Result<Option<Done>, Error>>,
+}
+
+/// What a step has to tell.
+pub(super) enum Done {
+    /// What was to be written is on disk.
+    Persisted,
+    /// Raft was stopped for good, and what that was for is on disk.
+    Anew,
 }
 
 impl<E: Effects> Hands<E> {
@@ -28,7 +36,7 @@ impl<E: Effects> Hands<E> {
     }
 
     /// Waits for the next step that has something to tell. May be dropped and called again.
-    pub async fn done(&mut self) -> Result<Event, Error> {
+    pub async fn done(&mut self) -> Result<Done, Error> {
         loop {
             if self.current.is_empty() {
                 let Some(action) = self.queue.pop_front() else {
@@ -38,9 +46,9 @@ impl<E: Effects> Hands<E> {
                 self.current.spawn(step);
             }
             if let Some(ended) = self.current.join_next().await
-                && let Some(event) = ended.map_err(died)??
+                && let Some(done) = ended.map_err(died)??
             {
-                return Ok(event);
+                return Ok(done);
             }
         }
     }
@@ -50,25 +58,17 @@ async fn step<E: Effects>(
     identity: Arc<Mutex<Identity>>,
     effects: Arc<E>,
     action: Action,
-) -> Result<Option<Event>, Error> {
+) -> Result<Option<Done>, Error> {
     match action {
         Action::Persist(next) => {
             write(identity, move |identity| identity.save(next)).await?;
-            Ok(Some(Event::Persisted))
+            Ok(Some(Done::Persisted))
         }
         Action::Renounce(next) => {
-            if effects.stop().await.map_err(raft("stop"))? {
-                return Ok(Some(Event::FormedInstead));
-            }
-            write(identity, move |identity| identity.save(next)).await?;
-            Ok(Some(Event::Persisted))
+            stop_and_write(&*effects, identity, move |identity| identity.save(next)).await
         }
         Action::Leave(next) => {
-            if effects.stop().await.map_err(raft("stop"))? {
-                return Ok(Some(Event::FormedInstead));
-            }
-            write(identity, move |identity| identity.leave(next)).await?;
-            Ok(Some(Event::Persisted))
+            stop_and_write(&*effects, identity, move |identity| identity.leave(next)).await
         }
         Action::Initialize { cluster } => {
             effects.initialize(cluster).await.map_err(raft("initialise"))?;
@@ -86,6 +86,22 @@ async fn step<E: Effects>(
         | Action::Exit(_)
         | Action::Waiting(_) => Ok(None),
     }
+}
+
+/// A log that holds Formed stays as it is. Where Raft ran, a new life goes on from here.
+async fn stop_and_write<E: Effects>(
+    effects: &E,
+    identity: Arc<Mutex<Identity>>,
+    change: impl FnOnce(&mut Identity) -> Result<(), identity::Error> + Send + 'static,
+) -> Result<Option<Done>, Error> {
+    let stopped = effects.stop().await.map_err(raft("stop"))?;
+    if stopped != (Stopped::Ran { formed_in_log: true }) {
+        write(identity, change).await?;
+    }
+    Ok(Some(match stopped {
+        Stopped::NeverRan => Done::Persisted,
+        Stopped::Ran { .. } => Done::Anew,
+    }))
 }
 
 async fn write(

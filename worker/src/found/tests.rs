@@ -9,7 +9,7 @@ use std::{
     },
 };
 
-use shoal_proto::shoal::peer::v1::FoundingQuestion;
+use shoal_proto::shoal::peer::v1::{FoundingPeer, FoundingQuestion};
 use tokio::task::JoinHandle;
 
 use super::*;
@@ -61,9 +61,9 @@ impl Effects for Raft {
         Ok(())
     }
 
-    async fn stop(&self) -> Result<bool, Cause> {
+    async fn stop(&self) -> Result<Stopped, Cause> {
         self.logs.stopped.fetch_add(1, Ordering::Relaxed);
-        Ok(false)
+        Ok(Stopped::NeverRan)
     }
 
     async fn request_join(
@@ -89,7 +89,7 @@ impl Effects for Raft {
         Ok(node)
     }
 
-    async fn propose_formed(&self, cluster: ClusterId) -> Result<(), Cause> {
+    async fn propose_formed(&self, cluster: ClusterId, _: Epoch) -> Result<(), Cause> {
         let handles = self.logs.handles.lock().clone();
         for handle in handles {
             if handle.state().borrow().directory.cluster() == Some(cluster) {
@@ -105,11 +105,11 @@ struct Node {
     dir: PathBuf,
     handle: Handle,
     stop: CancellationToken,
-    outcome: JoinHandle<Result<(), Error>>,
+    outcome: JoinHandle<Result<Ended, Error>>,
 }
 
 impl Node {
-    async fn end(self) -> (PathBuf, Result<(), Error>) {
+    async fn end(self) -> (PathBuf, Result<Ended, Error>) {
         self.stop.cancel();
         (self.dir, self.outcome.await.unwrap())
     }
@@ -146,6 +146,7 @@ impl World {
         });
         let config = Config {
             name: name.to_owned(),
+            node_name: name.to_owned(),
             address: address.clone(),
             plan,
             lease: LEASE,
@@ -284,8 +285,21 @@ async fn one_alone_listens_then_forms_and_a_former_cluster_ends_it() {
     let plan = plan(&Start::FoundAlone, "a").unwrap();
     let alone = world.start("a", plan).await;
     let cluster = formed(std::slice::from_ref(&alone)).await;
-    alone.handle.foreign_formed(cluster, "of itself".to_owned()).await;
-    alone.handle.foreign_formed(ClusterId(7), "127.0.0.1:9".to_owned()).await;
+    let address = world.peers.borrow().raft_addresses.first().unwrap().clone();
+    let channel = Channels::new(AddressBook::default()).dial(&address).unwrap();
+    let greet = async |formed: ClusterId, to: &str| {
+        let greeting = FoundingQuestion {
+            nonce: vec![1; 16].into(),
+            from: Some(FoundingPeer { name: "b".to_owned(), address: "127.0.0.1:9".to_owned() }),
+            formed_cluster_id: Some(formed.to_string()),
+            to: Some(to.to_owned()),
+            ..FoundingQuestion::default()
+        };
+        FoundingClient::new(channel.clone()).ask(greeting).await
+    };
+    greet(cluster, "a").await.expect("of its own cluster");
+    greet(ClusterId(7), "z").await.expect("meant for another name");
+    let _ = greet(ClusterId(7), "a").await;
     let outcome = tokio::time::timeout(DEADLINE, alone.outcome).await.unwrap().unwrap();
     let error = outcome.unwrap_err();
     assert_eq!(error.exit_code(), EXIT_IDENTITY);

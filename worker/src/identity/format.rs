@@ -6,7 +6,7 @@
 
 use serde::{Deserialize, Serialize};
 use shoal_core::found::{Directory, Joined, Member, Renounced};
-use shoal_core::id::{ClusterId, NodeId};
+use shoal_core::id::{ClusterId, Epoch, NodeId};
 
 /// The format that this build writes, and the newest that it reads.
 pub const FORMAT: u32 = 1;
@@ -45,6 +45,7 @@ struct Text {
     ever_left: bool,
     cluster: Option<ClusterText>,
     renounced: Option<RenouncedText>,
+    highest_epoch: u64,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -139,6 +140,7 @@ impl From<&Record> for Text {
                 nonce: hex(renounced.dead),
                 replaced_by: hex(renounced.by),
             }),
+            highest_epoch: directory.highest_epoch.0,
         }
     }
 }
@@ -189,6 +191,7 @@ impl TryFrom<Text> for Record {
             formed: text.formed,
             ever_left: text.ever_left,
             renounced: text.renounced.map(Renounced::try_from).transpose()?,
+            highest_epoch: Epoch(text.highest_epoch),
         };
         Ok(Self { name: text.name, incarnation: text.incarnation, directory })
     }

@@ -148,7 +148,7 @@ fn a_directory_that_cannot_be_made_is_refused() {
 fn leaving_removes_the_log_and_keeps_what_was_retired() {
     let dir = tempfile::tempdir().unwrap();
     let mut identity = Identity::open(dir.path(), "a").unwrap();
-    identity.retire(NodeId(3)).unwrap();
+    identity.retire(NodeId(3), Epoch::default()).unwrap();
     fs::write(dir.path().join("raft.redb"), "entries").unwrap();
     fs::create_dir(dir.path().join("snapshots")).unwrap();
     let next = Directory { nonce: 5, ever_left: true, ..identity.directory().clone() };
@@ -166,8 +166,9 @@ fn retiring_sets_everything_aside_and_keeps_one() {
         let directory = Directory { joined: Some(joined()), ..identity.directory().clone() };
         identity.save(directory).unwrap();
         fs::write(dir.path().join("raft.redb"), "entries").unwrap();
-        identity.retire(NodeId(node)).unwrap();
+        identity.retire(NodeId(node), Epoch(node)).unwrap();
         assert_eq!(identity.directory().joined, None);
+        assert_eq!(identity.directory().highest_epoch, Epoch(node));
         assert_ne!(identity.directory().nonce, before);
     }
     assert_eq!(names(dir.path()), ["identity", "lock", "retired-8"]);
@@ -185,7 +186,7 @@ fn a_retirement_cut_short_is_finished_by_the_next() {
     fs::create_dir(&aside).unwrap();
     fs::write(aside.join("raft.redb"), "moved before the crash").unwrap();
     fs::write(dir.path().join("snapshot"), "not yet moved").unwrap();
-    identity.retire(NodeId(4)).unwrap();
+    identity.retire(NodeId(4), Epoch::default()).unwrap();
     assert_eq!(names(&aside), ["identity", "raft.redb", "snapshot"]);
 }
 

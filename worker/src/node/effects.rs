@@ -13,16 +13,28 @@ use shoal_proto::shoal::peer::v1::{
 use tokio::sync::watch;
 use tracing::info;
 
-use super::{Shared, member::Member};
+use super::{EXIT_SETTING, End, Exit, Shared, member::Member, standing};
 use crate::{
     config::{Config, Start},
     control::Request,
     discovery::PeerSet,
     env::clock,
-    found::{self, Cause, Effects},
+    found::{self, Cause, Effects, Stopped},
+    identity::EXIT_IDENTITY,
     raft::{self, ClusterCell, Slot},
     wire,
 };
+
+/// So often must the session of a rival be seen to be renewed before it counts as alive: the
+/// last renewal of a dead one may still have been on its way.
+const SIGNS_OF_LIFE: u32 = 2;
+
+/// Another node of our name, as the leader told of it.
+#[derive(Default)]
+struct Rival {
+    renewed: u64,
+    signs: u32,
+}
 
 pub(super) struct Raft {
     shared: Arc<Shared>,
@@ -31,6 +43,7 @@ pub(super) struct Raft {
     cluster: ClusterCell,
     founding: Mutex<Option<found::Handle>>,
     member: tokio::sync::Mutex<Option<Member>>,
+    rival: Mutex<Rival>,
 }
 
 impl Raft {
@@ -42,6 +55,7 @@ impl Raft {
             cluster: ClusterCell::default(),
             founding: Mutex::default(),
             member: tokio::sync::Mutex::default(),
+            rival: Mutex::default(),
         }
     }
 
@@ -65,8 +79,7 @@ impl Raft {
 
     async fn run(&self, cluster: ClusterId, node: NodeId, found: bool) -> Result<(), Cause> {
         self.cluster.set(Some(cluster));
-        // One process is one node.
-        let _ = self.shared.me.set(node);
+        self.shared.me.set(node).map_err(|_| "raft runs once in a life")?;
         let config = &self.shared.config;
         let raft = raft::Handle::start(raft::Config {
             dir: config.raft_dir.clone(),
@@ -101,6 +114,54 @@ impl Raft {
     }
 }
 
+impl Raft {
+    /// What was set for founding must fit, before anything is asked of the cluster.
+    async fn check_settings(&self, cluster: ClusterId, address: &str) -> Result<(), Cause> {
+        let rows = standing::ask(&self.shared.channels, address, cluster, NodeId(0)).await?;
+        // Before its first entry a cluster has none but the defaults.
+        let founded = rows.cluster.id == cluster;
+        let Some((settings, _)) = rows.settings.filter(|_| founded) else { return Ok(()) };
+        let fits = self.shared.config.fits(settings.shard_count, settings.lease_ms, true);
+        fits.map_err(|error| {
+            self.shared.end(End::Exit(Exit::of(EXIT_SETTING, &error)));
+            error.into()
+        })
+    }
+
+    /// A refusal that no patience lifts ends this life.
+    fn refused_join(&self, rejected: &pb::Rejected) {
+        use pb::rejected::Why;
+        let exit = |line| self.shared.end(End::Exit(Exit::new(EXIT_IDENTITY, line)));
+        let message = &rejected.message;
+        match rejected.why() {
+            Why::NameInUse if self.lives(rejected.renewed) => {
+                exit(format!("RAFT_ID: {message}; stop that process or choose another name"));
+            }
+            Why::Identity => exit(format!("RAFT_ID: {message}")),
+            // Admitted and removed before it heard of either.
+            Why::Left => self.shared.end(End::Retire(NodeId(0))),
+            Why::Unspecified
+            | Why::Retry
+            | Why::Stale
+            | Why::Marked
+            | Why::Refused
+            | Why::TableBehind
+            | Why::AlreadyRegistered
+            | Why::Closed
+            | Why::NameInUse => {}
+        }
+    }
+
+    fn lives(&self, renewed: u64) -> bool {
+        let mut rival = self.rival.lock();
+        if rival.renewed != 0 && renewed > rival.renewed {
+            rival.signs += 1;
+        }
+        rival.renewed = renewed;
+        rival.signs >= SIGNS_OF_LIFE
+    }
+}
+
 /// Who may join before the cluster is formed; empty: nobody else.
 fn founding_names(config: &Config) -> Vec<String> {
     match &config.start {
@@ -118,13 +179,13 @@ impl Effects for Raft {
         self.run(cluster, node, node == NodeId(1)).await
     }
 
-    async fn stop(&self) -> Result<bool, Cause> {
-        let Some(member) = self.member.lock().await.take() else { return Ok(false) };
+    async fn stop(&self) -> Result<Stopped, Cause> {
+        let Some(member) = self.member.lock().await.take() else { return Ok(Stopped::NeverRan) };
         let raft = member.raft().clone();
         member.end(&self.shared).await;
         self.cluster.set(None);
         // Asked only now: an append may have been under way.
-        Ok(raft.formed_in_log())
+        Ok(Stopped::Ran { formed_in_log: raft.formed_in_log() })
     }
 
     async fn request_join(
@@ -133,6 +194,7 @@ impl Effects for Raft {
         address: &str,
         directory: u128,
     ) -> Result<NodeId, Cause> {
+        self.check_settings(cluster, address).await?;
         let channel = self.shared.channels.dial(address)?;
         let request = pb::JoinRequest {
             hop: Some(wire::session::hop(cluster, NodeId(0))),
@@ -142,20 +204,25 @@ impl Effects for Raft {
         let response = SessionClient::new(channel).join(request).await?.into_inner();
         match response.result {
             Some(Answer::Accepted(accepted)) => Ok(NodeId(accepted.node)),
-            Some(Answer::Rejected(rejected)) => Err(rejected.message.into()),
+            Some(Answer::Rejected(rejected)) => {
+                self.refused_join(&rejected);
+                Err(rejected.message.into())
+            }
             Some(Answer::NotLeader(_)) | None => Err("no leader yet".into()),
         }
     }
 
-    async fn propose_formed(&self, _cluster: ClusterId) -> Result<(), Cause> {
+    async fn propose_formed(
+        &self,
+        _cluster: ClusterId,
+        highest_epoch_found: Epoch,
+    ) -> Result<(), Cause> {
         let control = match &*self.member.lock().await {
             Some(member) => member.control(),
             None => return Err("raft does not run".into()),
         };
-        let command = Command::Form {
-            unix_seconds: (clock::unix_ms() / 1_000) as u32,
-            highest_epoch_found: Epoch::default(),
-        };
+        let command =
+            Command::Form { unix_seconds: (clock::unix_ms() / 1_000) as u32, highest_epoch_found };
         control.ask(Request::Propose(command)).await?;
         Ok(())
     }

@@ -111,7 +111,7 @@ pub(crate) struct LateOwner {
 
 impl LateOwner {
     pub fn fill(&self, shards: Shards) {
-        // A second founding of one process: the first shards stay, emptied.
+        // Raft runs once in a life, so that nothing was there.
         let _ = self.shards.set(shards);
     }
 

@@ -7,6 +7,7 @@ use shoal_core::{
     handoff::{Process, Report},
     id::{ClusterId, NodeId},
     registry::Command,
+    session::holder::Why,
 };
 use shoal_proto::shoal::{
     admin::v1::admin_server::AdminServer, peer::v1::session_server::SessionServer,
@@ -16,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 use tracing::{error, info};
 
-use super::{Shared, exit_of};
+use super::{EXIT_RAFT, End, Exit, Shared, end_of_session, neighbours};
 use crate::{
     admin,
     control::{self, Control},
@@ -97,7 +98,10 @@ impl Member {
         let mut tasks = JoinSet::new();
         tasks.spawn(watcher.run(stop.clone()));
         tasks.spawn(control.run(stop.clone()));
-        tasks.spawn(run_session(shared.clone(), session));
+        tasks.spawn(run_session(shared.clone(), node, session));
+        tasks.spawn(neighbours::check_settings(shared.clone()));
+        tasks.spawn(neighbours::remember(shared.clone(), node));
+        tasks.spawn(neighbours::greet(shared.clone(), raft.clone(), founding.clone()));
         tasks.spawn({
             let (shards, stop) = (shards.clone(), stop.clone());
             async move { shards.run(stop).await }
@@ -189,10 +193,19 @@ fn watch_map(
     )
 }
 
-async fn run_session(shared: Arc<Shared>, session: Session) {
-    let why = session.run().await;
-    if let Some(exit) = exit_of(why) {
-        shared.exit.send_replace(Some(exit));
+async fn run_session(shared: Arc<Shared>, node: NodeId, session: Session) {
+    let ended = match session.run().await {
+        Ok(ended) => ended,
+        Err(error) => {
+            return shared.end(End::Exit(Exit::of(EXIT_RAFT, &error)));
+        }
+    };
+    match end_of_session(&shared, node, &ended) {
+        Some(end) => shared.end(end),
+        None if ended.why == Why::Marked && !*shared.parked.borrow() => {
+            shared.end(neighbours::retire_once_left(&shared, node).await);
+        }
+        None => {}
     }
 }
 
@@ -211,7 +224,7 @@ async fn name_process(shared: Arc<Shared>, node: NodeId, session: session::Handl
 async fn watch_raft(shared: Arc<Shared>, raft: raft::Handle) {
     let why = raft.fatal().await;
     error!(%why, "raft has stopped");
-    shared.exit.send_replace(Some((super::EXIT_RAFT, format!("raft has stopped: {why}"))));
+    shared.end(End::Exit(Exit::new(EXIT_RAFT, format!("raft has stopped: {why}"))));
 }
 
 /// Founding learns what became of the membership and of Formed.

@@ -137,7 +137,7 @@ impl Handle {
     /// Opens the log and the snapshots and joins in. A pristine node stays silent until it
     /// is initialised or a leader speaks to it.
     pub async fn start(config: Config) -> Result<Self, Error> {
-        let log = LogStore::open(&config.dir.join("raft.redb"), state_machine::is_form)?;
+        let log = LogStore::open(&config.dir.join(super::LOG_FILE), state_machine::is_form)?;
         let (failing, fatal) = watch::channel(None);
         let machine =
             StateMachine::open(config.dir.clone(), config.table.clone(), failing.clone())?

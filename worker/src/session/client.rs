@@ -44,6 +44,8 @@ struct Inner {
     channels: Channels,
     /// The member asked last.
     usual: Mutex<NodeId>,
+    /// Why the session machine was refused last, in the leader's words.
+    refusal: Mutex<String>,
 }
 
 impl Client {
@@ -55,7 +57,13 @@ impl Client {
         channels: Channels,
     ) -> Self {
         let usual = Mutex::new(node);
-        Self { inner: Arc::new(Inner { node, info, lock, table, channels, usual }) }
+        let refusal = Mutex::default();
+        Self { inner: Arc::new(Inner { node, info, lock, table, channels, usual, refusal }) }
+    }
+
+    /// Why the session was refused last.
+    pub(super) fn refusal(&self) -> String {
+        self.inner.refusal.lock().clone()
     }
 
     /// One request of the session machine, with a time-out of a quarter of the lease.
@@ -70,7 +78,13 @@ impl Client {
         let time_out = Duration::from_millis(self.lease_ms().into()) / 4;
         let sent = tokio::time::timeout(time_out, self.send(member, call, incarnation, table));
         match sent.await {
-            Ok(Ok(response)) => wire::read_answer(response.into_inner()),
+            Ok(Ok(response)) => {
+                let response = response.into_inner();
+                if let Some(pb::session_response::Result::Rejected(rejected)) = &response.result {
+                    self.inner.refusal.lock().clone_from(&rejected.message);
+                }
+                wire::read_answer(response)
+            }
             Ok(Err(_)) | Err(_) => Answer::Failed,
         }
     }

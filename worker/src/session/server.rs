@@ -13,7 +13,7 @@ use crate::{
     control::{self, Denied, Request as Ask},
     peer::{Channels, Purpose},
     table::Table,
-    wire::session as wire,
+    wire::{registry::encode_delta, session as wire},
 };
 
 type Answer = Result<Response<pb::SessionResponse>, Status>;
@@ -135,6 +135,16 @@ impl Session for Server {
             client.report(pb::MoveReport { hop: Some(hop), ..message }).await
         })
         .await
+    }
+
+    async fn standing(
+        &self,
+        request: Request<pb::StandingRequest>,
+    ) -> Result<Response<pb::StandingResponse>, Status> {
+        let message = request.into_inner();
+        self.check(message.hop.as_ref())?;
+        let rows = self.table.registry().rows_of(NodeId(message.node));
+        Ok(Response::new(pb::StandingResponse { rows: encode_delta(&rows) }))
     }
 
     async fn close_in_place(&self, request: Request<pb::LeaveRequest>) -> Answer {

@@ -2,7 +2,7 @@
 
 use shoal_core::{
     found::{Answer, Content, Formed, JoinedState, Member, Peer, PeerState, Question, Renounced},
-    id::ClusterId,
+    id::{ClusterId, Epoch},
 };
 use shoal_proto::shoal::peer::v1::{self as proto, founding_answer};
 
@@ -113,6 +113,7 @@ fn state_out(state: &PeerState) -> proto::FoundingState {
         }),
         formed: formed.into(),
         ever_left: state.ever_left,
+        highest_epoch: state.highest_epoch.0,
     }
 }
 
@@ -142,6 +143,7 @@ fn state_in(state: proto::FoundingState) -> Result<PeerState, Error> {
         joined: state.cluster.map(joined).transpose()?,
         formed,
         ever_left: state.ever_left,
+        highest_epoch: Epoch(state.highest_epoch),
     })
 }
 
@@ -212,6 +214,7 @@ mod tests {
             joined: Some(JoinedState { cluster: ClusterId(8), founder: member }),
             formed: Formed::InLog,
             ever_left: true,
+            highest_epoch: Epoch::new(3, 4),
         }
     }
 

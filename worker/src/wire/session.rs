@@ -188,7 +188,12 @@ pub fn response(
         }),
         Err(denied) => {
             let message = denied.to_string();
-            Answer::Rejected(pb::Rejected { why: why(&denied).into(), message })
+            let renewed = if let Denied::Refused(Refused::NameInUse { renewed, .. }) = denied {
+                renewed.0
+            } else {
+                0
+            };
+            Answer::Rejected(pb::Rejected { why: why(&denied).into(), message, renewed })
         }
     };
     pb::SessionResponse { result: Some(result) }
@@ -203,14 +208,13 @@ fn why(denied: &Denied) -> pb::rejected::Why {
         Denied::Identity(_) => Why::Identity,
         Denied::Impossible(_) => Why::Refused,
         Denied::Refused(refused) => match refused {
-            Refused::NodeLeft(_) => Why::Left,
+            // What is not known here is no more: ids are never used again.
+            Refused::NodeLeft(_) | Refused::UnknownNode(_) => Why::Left,
             Refused::Marked(_) => Why::Marked,
             Refused::Closed(_) => Why::Closed,
             Refused::StaleIncarnation { .. } | Refused::NotUp(_) => Why::Stale,
             Refused::NameInUse { .. } => Why::NameInUse,
-            Refused::RestoredCopy { .. }
-            | Refused::LevelTooLow { .. }
-            | Refused::UnknownNode(_) => Why::Identity,
+            Refused::RestoredCopy { .. } | Refused::LevelTooLow { .. } => Why::Identity,
             Refused::Renewed { .. } | Refused::NotFormed | Refused::NotFounded => Why::Retry,
             _ => Why::Refused,
         },

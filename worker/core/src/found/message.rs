@@ -118,11 +118,6 @@ pub enum Event {
     Confirmed {
         cluster: ClusterId,
     },
-    /// A member of another formed cluster addressed this node by its name or address.
-    ForeignFormed {
-        cluster: ClusterId,
-        address: String,
-    },
     AddressLearned {
         address: String,
     },

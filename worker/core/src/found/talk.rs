@@ -236,7 +236,8 @@ impl Found {
         }
     }
 
-    pub(super) fn foreign(&mut self, cluster: ClusterId, address: String) -> Option<Action> {
+    /// A member of another formed cluster addressed this node by its name.
+    fn foreign(&mut self, cluster: ClusterId, address: String) -> Option<Action> {
         if self.directory.cluster() == Some(cluster) {
             return None;
         }

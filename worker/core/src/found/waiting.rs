@@ -61,7 +61,10 @@ impl Found {
     fn to_join(&self) -> String {
         let Some((name, seen)) = self.view.iter().next() else {
             let addresses: Vec<&str> = self.contacts.keys().map(String::as_str).collect();
-            return format!("waiting for a formed cluster at {}", addresses.join(", "));
+            return match addresses[..] {
+                [] => "waiting for a formed cluster".to_owned(),
+                _ => format!("waiting for a formed cluster at {}", addresses.join(", ")),
+            };
         };
         let address = &seen.address;
         match &seen.state.joined {

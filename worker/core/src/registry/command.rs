@@ -242,7 +242,7 @@ pub enum Refused {
     #[error("node {0} has left this cluster for ever")]
     NodeLeft(NodeId),
     #[error("node name {name:?} is in use by {node} at {address}")]
-    NameInUse { name: String, node: NodeId, address: String },
+    NameInUse { name: String, node: NodeId, address: String, renewed: LogIndex },
     #[error("node {node} is at incarnation {current}, not {seen}")]
     StaleIncarnation { node: NodeId, seen: Incarnation, current: Incarnation },
     #[error(

@@ -106,6 +106,15 @@ impl Registry {
         Ok(())
     }
 
+    /// Cluster, settings and one node's row: to be read, not to be installed.
+    pub fn rows_of(&self, node: NodeId) -> Delta {
+        Delta {
+            settings: Some((self.settings.clone(), self.settings_changed)),
+            nodes: self.node(node).map(|row| (node, row.clone())).into_iter().collect(),
+            ..self.rows_since(self.applied)
+        }
+    }
+
     /// Takes a delta that begins no later than this registry ends. On an error nothing
     /// changed: ask another source, or for a snapshot.
     pub fn install_delta(&mut self, delta: Delta) -> Result<Changes, Error> {

@@ -174,7 +174,11 @@ impl Bed {
 fn info(name: &str) -> NodeInfo {
     NodeInfo {
         name: name.into(),
-        addresses: Addresses { raft: format!("{name}:12000"), ..Addresses::default() },
+        addresses: Addresses {
+            data: format!("{name}:11000"),
+            raft: format!("{name}:12000"),
+            ..Addresses::default()
+        },
         weight: 100,
         feature_level: FEATURE_LEVEL,
         ..NodeInfo::default()

@@ -25,7 +25,7 @@ const POLL: Duration = Duration::from_millis(50);
 /// A readyz that takes longer is asked again.
 const PROBE_PATIENCE: Duration = Duration::from_secs(1);
 /// The settings of `shoal run`: a child gets those given to it and no inherited ones.
-const SETTINGS: [&str; 23] = [
+const SETTINGS: [&str; 24] = [
     "NODE_ADDRESS",
     "RAFT_ADDRESS",
     "ADMIN_ADDRESS",
@@ -49,6 +49,7 @@ const SETTINGS: [&str; 23] = [
     "TLS_KEY",
     "TLS_CA",
     "NODE_IP",
+    "POD_UID",
 ];
 
 /// How a node gets into the cluster.

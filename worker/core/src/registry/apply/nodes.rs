@@ -315,6 +315,7 @@ fn name_in_use(id: NodeId, node: &Node) -> Refused {
     Refused::NameInUse {
         name: node.info.name.clone(),
         node: id,
-        address: node.info.addresses.raft.clone(),
+        address: node.info.addresses.data.clone(),
+        renewed: node.renewed,
     }
 }

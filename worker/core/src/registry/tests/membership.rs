@@ -58,8 +58,9 @@ fn nothing_is_assigned_before_the_cluster_is_formed() {
 #[test]
 fn a_name_in_use_is_refused_with_its_address() {
     let (mut bed, _) = Bed::serving(2);
-    let refused =
-        Refused::NameInUse { name: "a".into(), node: NodeId(1), address: "a:12000".into() };
+    let renewed = bed.node(NodeId(1)).renewed;
+    let address = "a:11000".into();
+    let refused = Refused::NameInUse { name: "a".into(), node: NodeId(1), address, renewed };
     assert_eq!(bed.apply(join("a", 99, &[])), Err(refused));
 }
 

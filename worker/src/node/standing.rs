@@ -1,0 +1,241 @@
+//! What the members say of a known directory before Raft runs on it, and after it was refused.
+//!
+//! Raft trusts its disk: a restored copy that votes may undo what was committed, and so may
+//! two processes of one node. Any member's table tells, however old it is: an incarnation
+//! that it knows was registered, a node that it saw leave has left [S18].
+
+use std::{collections::BTreeSet, time::Duration};
+
+use futures::{StreamExt as _, future::BoxFuture, stream::FuturesUnordered};
+use shoal_core::{
+    id::{ClusterId, LogIndex, NodeId},
+    registry::{Delta, Life, Node},
+};
+use shoal_proto::shoal::peer::v1::{self as pb, session_client::SessionClient};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
+use tracing::{info, warn};
+
+use super::{Exit, Shared};
+use crate::{
+    config::Start, discovery::fixed::where_is, found::Cause, identity::EXIT_IDENTITY,
+    peer::Channels, wire,
+};
+
+/// Members in one network answer well within it; a cluster that starts as a whole waits so
+/// long for nobody.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// Between two looks at a session that may be alive.
+const LOOK_AGAIN: Duration = Duration::from_millis(250);
+/// Renewals seen that prove a living process: one may still have been on its way.
+const SIGNS_OF_LIFE: u32 = 2;
+
+/// What this directory is to do.
+pub(super) enum Verdict {
+    /// Run as the node it is, or found, or join.
+    Enter,
+    Retire(NodeId),
+    Exit(Exit),
+}
+
+/// What one address had to say.
+enum Heard {
+    Rows {
+        address: String,
+        rows: Delta,
+    },
+    /// A node of another cluster, which has formed.
+    Foreign {
+        address: String,
+        cluster: String,
+    },
+    Nothing,
+}
+
+/// Who this directory says it is.
+struct Own {
+    cluster: ClusterId,
+    node: NodeId,
+    counter: u64,
+}
+
+pub(super) async fn inquire(shared: &Shared) -> Verdict {
+    let own = {
+        let identity = shared.identity.lock();
+        let joined = identity.directory().joined.as_ref();
+        joined.and_then(|joined| {
+            let counter = identity.counter();
+            Some(Own { cluster: joined.cluster, node: joined.node?, counter })
+        })
+    };
+    let Some(own) = own else { return Verdict::Enter };
+    let heard = hear(shared, &own).await;
+    let rows = heard.iter().filter_map(|heard| match heard {
+        Heard::Rows { address, rows } => Some((address, rows)),
+        Heard::Foreign { .. } | Heard::Nothing => None,
+    });
+    let mut known = false;
+    for (address, rows) in rows {
+        known = true;
+        match judge(shared, &own, rows) {
+            Verdict::Enter => {}
+            verdict @ (Verdict::Retire(_) | Verdict::Exit(_)) => return verdict,
+        }
+        if let Some(exit) = runs_elsewhere(shared, &own, address, rows).await {
+            return Verdict::Exit(exit);
+        }
+    }
+    let foreign = heard.iter().find_map(|heard| match heard {
+        Heard::Foreign { address, cluster } => Some((address, cluster)),
+        Heard::Rows { .. } | Heard::Nothing => None,
+    });
+    match foreign {
+        Some((address, theirs)) if !known => {
+            let (cluster, setting) = (own.cluster, setting(&shared.config.start));
+            Verdict::Exit(Exit::new(
+                EXIT_IDENTITY,
+                shared.directory_line(format!(
+                    "it belongs to cluster {cluster}, and {address} to cluster {theirs}; name \
+                     members of {cluster} in {setting}, or move the directory away to join {theirs}"
+                )),
+            ))
+        }
+        Some((address, theirs)) => {
+            warn!(address, theirs, "is of another cluster and is not asked");
+            Verdict::Enter
+        }
+        None => Verdict::Enter,
+    }
+}
+
+/// The same question after Raft runs: true once a member has seen the node leave.
+pub(super) async fn has_left(shared: &Shared, node: NodeId) -> bool {
+    let cluster = shared.table.registry().cluster().id;
+    let own = Own { cluster, node, counter: u64::MAX };
+    hear(shared, &own).await.iter().any(|heard| match heard {
+        Heard::Rows { rows, .. } => row(rows).is_some_and(|row| row.life == Life::Left),
+        Heard::Foreign { .. } | Heard::Nothing => false,
+    })
+}
+
+/// The rows of `node` in the table of the member at this RAFT_ADDRESS.
+pub(super) async fn ask(
+    channels: &Channels,
+    address: &str,
+    cluster: ClusterId,
+    node: NodeId,
+) -> Result<Delta, Cause> {
+    let request =
+        pb::StandingRequest { hop: Some(wire::session::hop(cluster, node)), node: node.0 };
+    let answer = SessionClient::new(channels.dial(address)?).standing(request).await?;
+    Ok(wire::registry::decode_delta(&answer.into_inner().rows)?)
+}
+
+fn judge(shared: &Shared, own: &Own, rows: &Delta) -> Verdict {
+    let Some(row) = row(rows) else {
+        // The id is the index of its Join: a table that has read so far would show it.
+        let certain = rows.applied >= LogIndex(own.node.0);
+        return if certain { Verdict::Retire(own.node) } else { Verdict::Enter };
+    };
+    let registered = row.incarnation.counter;
+    if row.life == Life::Left {
+        return if shared.is_same_pod(row) {
+            info!(node = %own.node, "was removed in this pod, and stays so");
+            Verdict::Enter
+        } else {
+            Verdict::Retire(own.node)
+        };
+    }
+    if registered > own.counter {
+        return Verdict::Exit(Exit::new(
+            EXIT_IDENTITY,
+            shared.directory_line(format!(
+                "it is a restored copy, at incarnation {} where {} has registered {registered}; \
+                 wipe it, and the node joins anew",
+                own.counter, own.node
+            )),
+        ));
+    }
+    Verdict::Enter
+}
+
+/// Another process renews the session of this node: one of the two directories is a copy.
+/// Not asked where the lock proves that the process before this one is dead.
+async fn runs_elsewhere(shared: &Shared, own: &Own, address: &str, rows: &Delta) -> Option<Exit> {
+    let mut row = row(rows)?.clone();
+    let lock = shared.identity.lock().lock_id();
+    if row.life != Life::Up || (lock.is_some() && lock == row.lock) {
+        return None;
+    }
+    let lease_ms = rows.settings.as_ref().map_or(0, |(settings, _)| settings.lease_ms);
+    let give_up = Instant::now() + Duration::from_millis(lease_ms.into()) * 2 / 3;
+    let mut signs = 0;
+    while signs < SIGNS_OF_LIFE && Instant::now() < give_up {
+        sleep(LOOK_AGAIN).await;
+        let asked = timeout(PATIENCE, ask(&shared.channels, address, own.cluster, own.node));
+        let Ok(Ok(rows)) = asked.await else { return None };
+        let now = self::row(&rows)?.clone();
+        signs += u32::from(now.renewed > row.renewed);
+        row = now;
+    }
+    (signs >= SIGNS_OF_LIFE).then(|| {
+        let line = format!(
+            "another process, at {}, runs as {} from another copy of it; stop that process, or \
+             wipe this directory and join anew under another RAFT_ID",
+            row.info.addresses.data, own.node
+        );
+        Exit::new(EXIT_IDENTITY, shared.directory_line(line))
+    })
+}
+
+/// Asks all members of before, and whoever the settings name, at once.
+async fn hear(shared: &Shared, own: &Own) -> Vec<Heard> {
+    let mut members: BTreeSet<String> = shared.identity.lock().members();
+    members.remove(&shared.config.raft_address.to_string());
+    let named = match &shared.config.start {
+        Start::FoundAlone => Vec::new(),
+        Start::Join(address) => vec![address.clone()],
+        Start::Peers(peers) => peers.clone(),
+    };
+    let mut asked: FuturesUnordered<BoxFuture<'_, Heard>> = FuturesUnordered::new();
+    for address in members {
+        asked.push(Box::pin(rows_of(shared, own, address)));
+    }
+    for address in named.into_iter().filter(|address| *address != shared.config.node_address) {
+        asked.push(Box::pin(rows_of_named(shared, own, address.to_string())));
+    }
+    let (deadline, mut heard) = (Instant::now() + PATIENCE, Vec::new());
+    while let Ok(Some(one)) = timeout_at(deadline, asked.next()).await {
+        heard.push(one);
+    }
+    heard
+}
+
+async fn rows_of(shared: &Shared, own: &Own, address: String) -> Heard {
+    match ask(&shared.channels, &address, own.cluster, own.node).await {
+        // A member that has no table yet knows nothing.
+        Ok(rows) if rows.cluster.id == own.cluster => Heard::Rows { address, rows },
+        Ok(_) | Err(_) => Heard::Nothing,
+    }
+}
+
+async fn rows_of_named(shared: &Shared, own: &Own, address: String) -> Heard {
+    let Ok(answer) = where_is(&shared.channels, &address).await else { return Heard::Nothing };
+    if answer.raft_address == shared.config.raft_address.to_string() {
+        return Heard::Nothing;
+    }
+    if answer.formed && answer.cluster_id != own.cluster.to_string() {
+        return Heard::Foreign { address, cluster: answer.cluster_id };
+    }
+    rows_of(shared, own, answer.raft_address).await
+}
+
+fn row(rows: &Delta) -> Option<&Node> {
+    rows.nodes.first().map(|(_, row)| row)
+}
+
+fn setting(start: &Start) -> &'static str {
+    match start {
+        Start::FoundAlone | Start::Join(_) => "JOIN_ADDRESS",
+        Start::Peers(_) => "PEER_ADDRESSES",
+    }
+}
