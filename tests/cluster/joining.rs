@@ -17,7 +17,10 @@ fn alone(shards: &str) -> (Space, Ports, Node, Node) {
 fn a_member_that_does_not_answer_is_waited_for_and_named() {
     let (_space, _ports, mut founder, mut joiner) = alone("64");
     joiner.start();
-    let waits = format!("waiting for an answer of {}: Connection refused", founder.address());
+    let waits = format!(
+        "waiting for a formed cluster: {} does not answer (Connection refused",
+        founder.address()
+    );
     joiner.waits(&waits);
     assert!(joiner.log().contains(&waits), "{}", joiner.log());
     founder.start();
@@ -37,7 +40,8 @@ fn what_is_no_shoal_node_is_waited_for_and_named() {
         });
         joiner.start();
         let address = founder.address();
-        joiner.waits(&format!("waiting for an answer of {address}: what answers there is no"));
+        let why = format!("{address} does not answer (what answers there is no shoal node");
+        joiner.waits(&format!("waiting for a formed cluster: {why}"));
     });
 }
 

@@ -345,7 +345,7 @@ impl<E: Effects> Found<E> {
         let joins = *self.machine.plan() == Plan::Join && self.machine.directory().joined.is_none();
         let silent = peers.silent.iter().next();
         match silent.filter(|_| joins && peers.raft_addresses.is_empty()) {
-            Some((address, why)) => Some(format!("waiting for an answer of {address}: {why}")),
+            Some((address, why)) => Some(format!("{waiting}: {address} does not answer ({why})")),
             None => Some(waiting),
         }
     }

@@ -13,7 +13,7 @@ use shoal_core::{
 };
 use shoal_proto::shoal::peer::v1::{self as pb, session_client::SessionClient};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
-use tracing::{info, warn};
+use tracing::info;
 
 use super::{Exit, Shared};
 use crate::{
@@ -24,6 +24,8 @@ use crate::{
 /// Members in one network answer well within it; a cluster that starts as a whole waits so
 /// long for nobody.
 const PATIENCE: Duration = Duration::from_secs(1);
+/// Where the settings lead to another cluster, members of the own one may still be starting.
+const FOREIGN_PATIENCE: Duration = Duration::from_secs(10);
 /// Between two looks at a session that may be alive.
 const LOOK_AGAIN: Duration = Duration::from_millis(250);
 /// Renewals seen that prove a living process: one may still have been on its way.
@@ -51,6 +53,22 @@ enum Heard {
     Nothing,
 }
 
+impl Heard {
+    fn rows(&self) -> Option<(&str, &Delta)> {
+        match self {
+            Self::Rows { address, rows } => Some((address, rows)),
+            Self::Foreign { .. } | Self::Nothing => None,
+        }
+    }
+
+    fn foreign(&self) -> Option<(&str, &str)> {
+        match self {
+            Self::Foreign { address, cluster } => Some((address, cluster)),
+            Self::Rows { .. } | Self::Nothing => None,
+        }
+    }
+}
+
 /// Who this directory says it is.
 struct Own {
     cluster: ClusterId,
@@ -68,53 +86,56 @@ pub(super) async fn inquire(shared: &Shared) -> Verdict {
         })
     };
     let Some(own) = own else { return Verdict::Enter };
-    let heard = hear(shared, &own).await;
-    let rows = heard.iter().filter_map(|heard| match heard {
-        Heard::Rows { address, rows } => Some((address, rows)),
-        Heard::Foreign { .. } | Heard::Nothing => None,
-    });
-    let mut known = false;
-    for (address, rows) in rows {
-        known = true;
-        match judge(shared, &own, rows) {
-            Verdict::Enter => {}
-            verdict @ (Verdict::Retire(_) | Verdict::Exit(_)) => return verdict,
+    let give_up = Instant::now() + FOREIGN_PATIENCE;
+    loop {
+        let heard = hear(shared, &own).await;
+        if let Some(verdict) = judge_all(shared, &own, &heard).await {
+            return verdict;
         }
-        if let Some(exit) = runs_elsewhere(shared, &own, address, rows).await {
-            return Verdict::Exit(exit);
+        let Some((address, theirs)) = heard.iter().find_map(Heard::foreign) else {
+            return Verdict::Enter;
+        };
+        if Instant::now() >= give_up {
+            return Verdict::Exit(stray(shared, &own, address, theirs));
+        }
+        sleep(LOOK_AGAIN).await;
+    }
+}
+
+/// What the members of the own cluster say together; `None`: none of them has spoken.
+async fn judge_all(shared: &Shared, own: &Own, heard: &[Heard]) -> Option<Verdict> {
+    let mut together = None;
+    for (address, rows) in heard.iter().filter_map(Heard::rows) {
+        match judge(shared, own, rows) {
+            Verdict::Enter => together = Some(Verdict::Enter),
+            verdict @ (Verdict::Retire(_) | Verdict::Exit(_)) => return Some(verdict),
+        }
+        if let Some(exit) = runs_elsewhere(shared, own, address, rows).await {
+            return Some(Verdict::Exit(exit));
         }
     }
-    let foreign = heard.iter().find_map(|heard| match heard {
-        Heard::Foreign { address, cluster } => Some((address, cluster)),
-        Heard::Rows { .. } | Heard::Nothing => None,
-    });
-    match foreign {
-        Some((address, theirs)) if !known => {
-            let (cluster, setting) = (own.cluster, setting(&shared.config.start));
-            Verdict::Exit(Exit::new(
-                EXIT_IDENTITY,
-                shared.directory_line(format!(
-                    "it belongs to cluster {cluster}, and {address} to cluster {theirs}; name \
-                     members of {cluster} in {setting}, or move the directory away to join {theirs}"
-                )),
-            ))
-        }
-        Some((address, theirs)) => {
-            warn!(address, theirs, "is of another cluster and is not asked");
-            Verdict::Enter
-        }
-        None => Verdict::Enter,
-    }
+    together
+}
+
+/// The settings lead to another cluster, and nobody of the own one is to be found.
+fn stray(shared: &Shared, own: &Own, address: &str, theirs: &str) -> Exit {
+    let (cluster, setting) = (own.cluster, setting(&shared.config.start));
+    let line = format!(
+        "it belongs to cluster {cluster}, and {address} to cluster {theirs}; name members of \
+         {cluster} in {setting}, or move the directory away to join {theirs}"
+    );
+    Exit::new(EXIT_IDENTITY, shared.directory_line(line))
 }
 
 /// The same question after Raft runs: true once a member has seen the node leave.
 pub(super) async fn has_left(shared: &Shared, node: NodeId) -> bool {
     let cluster = shared.table.registry().cluster().id;
     let own = Own { cluster, node, counter: u64::MAX };
-    hear(shared, &own).await.iter().any(|heard| match heard {
-        Heard::Rows { rows, .. } => row(rows).is_some_and(|row| row.life == Life::Left),
-        Heard::Foreign { .. } | Heard::Nothing => false,
-    })
+    let heard = hear(shared, &own).await;
+    heard
+        .iter()
+        .filter_map(Heard::rows)
+        .any(|(_, rows)| row(rows).is_some_and(|row| row.life == Life::Left))
 }
 
 /// The rows of `node` in the table of the member at this RAFT_ADDRESS.
