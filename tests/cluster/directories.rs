@@ -16,7 +16,7 @@ fn ran() -> Cluster {
 }
 
 #[track_caller]
-fn refuses(node: &mut Node, code: i32, words: &[&str]) -> String {
+pub fn refuses(node: &mut Node, code: i32, words: &[&str]) -> String {
     node.start();
     let line = node.refuses(code);
     for word in words {

@@ -345,7 +345,9 @@ impl<E: Effects> Found<E> {
         let joins = *self.machine.plan() == Plan::Join && self.machine.directory().joined.is_none();
         let silent = peers.silent.iter().next();
         match silent.filter(|_| joins && peers.raft_addresses.is_empty()) {
-            Some((address, why)) => Some(format!("{waiting}: {address} does not answer ({why})")),
+            Some((address, why)) => {
+                Some(format!("{waiting} at {address}, which does not answer: {why}"))
+            }
             None => Some(waiting),
         }
     }
