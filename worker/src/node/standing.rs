@@ -21,9 +21,11 @@ use crate::{
     peer::Channels, wire,
 };
 
-/// Members in one network answer well within it; a cluster that starts as a whole waits so
-/// long for nobody.
-const PATIENCE: Duration = Duration::from_secs(1);
+/// For a member that accepted the connection. Where nobody listens, or nobody is a member yet,
+/// that is known at once: a cluster that starts as a whole waits for nobody.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// For the others, once one has answered.
+const COMPANY: Duration = Duration::from_millis(500);
 /// Where the settings lead to another cluster, members of the own one may still be starting.
 const FOREIGN_PATIENCE: Duration = Duration::from_secs(10);
 /// Between two looks at a session that may be alive.
@@ -224,8 +226,11 @@ async fn hear(shared: &Shared, own: &Own) -> Vec<Heard> {
     for address in named.into_iter().filter(|address| *address != shared.config.node_address) {
         asked.push(Box::pin(rows_of_named(shared, own, address.to_string())));
     }
-    let (deadline, mut heard) = (Instant::now() + PATIENCE, Vec::new());
+    let (mut deadline, mut heard) = (Instant::now() + PATIENCE, Vec::new());
     while let Ok(Some(one)) = timeout_at(deadline, asked.next()).await {
+        if one.rows().is_some() {
+            deadline = deadline.min(Instant::now() + COMPANY);
+        }
         heard.push(one);
     }
     heard
