@@ -86,6 +86,8 @@ pub struct Control {
     memory: Memory,
     /// Index of the table that each node reported with its last renewal.
     tables: BTreeMap<NodeId, LogIndex>,
+    /// Until when processes that were told to stop must have handed over, as they said last.
+    deadlines: BTreeMap<NodeId, Timestamp>,
     /// When this node applied Formed, if it did so in this run.
     formed_at: Option<Timestamp>,
     term: Option<Term>,
@@ -118,6 +120,7 @@ impl Control {
             proposals: FuturesUnordered::new(),
             memory,
             tables: BTreeMap::new(),
+            deadlines: BTreeMap::new(),
             formed_at: None,
             term: None,
             changing: None,
@@ -276,3 +279,6 @@ impl Memory {
 pub(super) fn lease(millis: u32) -> Lease {
     Lease::from_millis(millis).unwrap_or_default()
 }
+
+#[cfg(test)]
+mod tests;

@@ -26,7 +26,7 @@ use tracing::{info, warn};
 
 pub use client::{Client, Error};
 pub use health::Probe;
-pub use leave::leave;
+pub use leave::{hand_over_by, leave};
 pub use server::Server;
 
 use crate::{

@@ -6,6 +6,7 @@
 //! It does not judge health, time or proof (the control loop does, in [`Standing`]), nor
 //! carry a move out (`handoff`).
 
+mod hold;
 mod pace;
 mod place;
 mod problem;
@@ -23,6 +24,7 @@ use crate::{
     registry::{Assign, BeginMove, Drain, Life, Node, Registry, Settings, ShardRow},
 };
 
+pub use hold::Hold;
 pub use pace::Pace;
 pub use report::{Refusal, Report, Share, Why};
 pub use request::{Error, request};

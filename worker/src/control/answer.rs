@@ -161,6 +161,10 @@ impl Control {
 
     fn renew(&mut self, renew: Renew, reply: Reply, now: Timestamp) {
         self.tables.insert(renew.node, renew.table);
+        match renew.leaves_within {
+            Some(within) => drop(self.deadlines.insert(renew.node, now.plus(within))),
+            None => drop(self.deadlines.remove(&renew.node)),
+        }
         if self.memory.history.judge(renew.table, self.memory.lease, now) == Freshness::Stale {
             let _ = reply.send(Err(Denied::TableBehind));
             return;

@@ -3,9 +3,9 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use shoal_core::{
-    id::{NodeId, Timestamp},
-    planner::{self, HeldBack, Plan, PlanInput, Standing},
-    registry::Life,
+    id::{NodeId, ShardId, Timestamp},
+    planner::{self, HeldBack, Hold, Plan, PlanInput, Standing},
+    registry::{Registry, ShardRow},
     session::{
         expiry::Expiry,
         fencing::{NodeFact, View},
@@ -69,41 +69,42 @@ impl Control {
         let registry = self.table.registry();
         let judge = |id| planner::Judgement {
             held_back: held_back(&self.memory, &self.tables, id, now),
-            deadline: None,
+            deadline: self.deadlines.get(&id).map(|by| by.at_least_since(now)),
         };
         let cooldown = Duration::from_millis(registry.settings().cooldown_ms.into());
         let input = PlanInput {
-            backing_off: self.backing_off(now),
+            backing_off: self.backing_off(&registry, now),
             cooldown_left: (self.term.as_ref())
                 .map_or(Duration::ZERO, |term| term.pace.cooldown_left(cooldown, now)),
-            assigns_held: self.assigns_held(now),
+            assigns_held: self.assigns_held(&registry, now),
             ..PlanInput::of(&registry, judge)
         };
         read(&input)
     }
 
-    fn backing_off(&self, now: Timestamp) -> BTreeMap<(shoal_core::id::ShardId, NodeId), Duration> {
+    /// An owner that must leave by a deadline does not wait as long as others would.
+    fn backing_off(
+        &self,
+        registry: &Registry,
+        now: Timestamp,
+    ) -> BTreeMap<(ShardId, NodeId), Duration> {
         let Some(term) = &self.term else { return BTreeMap::new() };
+        let until = |shard, target| {
+            let owner = registry.shard(shard).and_then(ShardRow::owner);
+            let leave_by = owner.and_then(|(owner, _)| self.deadlines.get(&owner).copied());
+            term.moves.held_back(shard, target, leave_by, now)
+        };
         let back_offs = term.moves.back_offs(now);
-        back_offs.map(|one| ((one.shard, one.target), one.until.at_least_since(now))).collect()
+        back_offs
+            .filter_map(|one| Some(((one.shard, one.target), until(one.shard, one.target)?)))
+            .map(|(pair, until)| (pair, until.at_least_since(now)))
+            .collect()
     }
 
-    /// Owners may come back after a whole cluster restarted, and founders are about to
-    /// register. A right of before the cluster was founded anew is waited out before Formed.
-    fn assigns_held(&self, now: Timestamp) -> Duration {
-        /// Looked at again by the next tick that plans.
-        const LOOK_AGAIN: Duration = Duration::from_millis(200);
-        let comes_back = self.term.as_ref().is_some_and(|term| !term.fencing.may_assign_orphans());
-        if comes_back || self.founders_are_registering(now) { LOOK_AGAIN } else { Duration::ZERO }
-    }
-
-    /// Right after Formed every founder is about to register: shards given to the first one
-    /// alone would all be moved again.
-    fn founders_are_registering(&self, now: Timestamp) -> bool {
-        /// Within it every living founder has registered, and one second is promised.
-        const PATIENCE: Duration = Duration::from_millis(500);
-        let fresh = self.formed_at.is_some_and(|at| now.at_most_since(at) < PATIENCE);
-        fresh && self.table.registry().nodes().any(|(_, node)| node.life == Life::Joining)
+    fn assigns_held(&self, registry: &Registry, now: Timestamp) -> Duration {
+        let owners_return =
+            self.term.as_ref().is_some_and(|term| !term.fencing.may_assign_orphans());
+        Hold { owners_return, formed_at: self.formed_at }.left(registry, now)
     }
 }
 

@@ -25,7 +25,6 @@ const BULK_IN_FLIGHT: usize = 4;
 /// Everything a leader remembers beside the registry; dropped with its leadership.
 pub(super) struct Term {
     pub number: u64,
-    began: Timestamp,
     pub fencing: Fencing,
     pub moves: handoff::Leader,
     pub renewals: Renewals,
@@ -65,7 +64,6 @@ impl Control {
         let registry = self.table.registry();
         Term {
             number,
-            began: at,
             fencing: Fencing::new(self.config.node, established, view, now),
             moves: handoff::Leader::rebuild(registry.shards().map(|(id, row)| (id, *row)), now),
             renewals: Renewals::default(),
@@ -124,10 +122,8 @@ impl Control {
 
     fn tick_fencing(&mut self, inbox_empty: bool, now: Timestamp) {
         let facts = gather::facts(&self.table, &self.raft);
-        let mut view = facts.view(&self.memory.expiry, self.config.node);
+        let view = facts.view(&self.memory.expiry, self.config.node);
         let Some(term) = &mut self.term else { return };
-        // A node that has just founded or restarted registers within a lease: no reason to go.
-        view.has_session |= now.at_most_since(term.began) < self.memory.lease.length();
         let output = term.fencing.on(fencing::Event::Tick { inbox_empty, view }, now);
         for action in output.actions {
             match action {

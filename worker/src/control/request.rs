@@ -1,5 +1,7 @@
 //! What may be asked of the leader, and how it answers.
 
+use std::time::Duration;
+
 use shoal_core::{
     handoff::Report,
     id::{Incarnation, LogIndex, NodeId, ShardId},
@@ -55,6 +57,8 @@ pub struct Renew {
     pub node: NodeId,
     pub incarnation: Incarnation,
     pub table: LogIndex,
+    /// Until when a process that was told to stop must have handed its shards over.
+    pub leaves_within: Option<Duration>,
 }
 
 /// It took effect.

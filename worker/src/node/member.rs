@@ -121,9 +121,10 @@ impl Member {
     }
 
     pub async fn leave(&self, shared: &Shared, budget: Duration) {
-        self.shards.leave_by(crate::env::clock::now().plus(budget));
+        let by = session::hand_over_by(budget);
+        self.shards.leave_by(by);
         let node = self.raft.id();
-        let left = session::leave(node, &shared.table, &self.client, &self.session, budget).await;
+        let left = session::leave(node, &shared.table, &self.client, &self.session, by).await;
         info!(%node, ?left, "left");
     }
 

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use parking_lot::Mutex;
 use shoal_core::{
     handoff,
-    id::{Incarnation, LogIndex, NodeId},
+    id::{Incarnation, LogIndex, NodeId, Timestamp},
     registry::{LockId, NodeInfo},
     session::holder::{Answer, Call, Via},
 };
@@ -13,6 +13,7 @@ use shoal_proto::shoal::peer::v1::{self as pb, session_client::SessionClient};
 use tonic::transport::Channel;
 
 use crate::{
+    env::clock,
     peer::{Channels, Purpose},
     table::Table,
     wire::session as wire,
@@ -46,6 +47,7 @@ struct Inner {
     usual: Mutex<NodeId>,
     /// Why the session machine was refused last, in the leader's words.
     refusal: Mutex<String>,
+    leave_by: Mutex<Option<Timestamp>>,
 }
 
 impl Client {
@@ -57,8 +59,9 @@ impl Client {
         channels: Channels,
     ) -> Self {
         let usual = Mutex::new(node);
-        let refusal = Mutex::default();
-        Self { inner: Arc::new(Inner { node, info, lock, table, channels, usual, refusal }) }
+        let (refusal, leave_by) = (Mutex::default(), Mutex::default());
+        let inner = Inner { node, info, lock, table, channels, usual, refusal, leave_by };
+        Self { inner: Arc::new(inner) }
     }
 
     /// Why the session was refused last.
@@ -87,6 +90,11 @@ impl Client {
             }
             Ok(Err(_)) | Err(_) => Answer::Failed,
         }
+    }
+
+    /// Each renewal tells the leader until when this process must have handed its shards over.
+    pub fn leave_by(&self, by: Timestamp) {
+        *self.inner.leave_by.lock() = Some(by);
     }
 
     /// Asks that this incarnation's shards be handed over.
@@ -144,6 +152,7 @@ impl Client {
                     node: self.inner.node.0,
                     incarnation: Some(wire::incarnation(incarnation)),
                     table_index: table.0,
+                    leaves_within_ms: self.leaves_within_ms(),
                 };
                 client.renew(request).await
             }
@@ -233,6 +242,11 @@ impl Client {
             node: self.inner.node.0,
             incarnation: Some(wire::incarnation(incarnation)),
         }
+    }
+
+    fn leaves_within_ms(&self) -> Option<u32> {
+        let left = (*self.inner.leave_by.lock())?.at_least_since(clock::now());
+        Some(u32::try_from(left.as_millis()).unwrap_or(u32::MAX))
     }
 
     fn lease_ms(&self) -> u32 {

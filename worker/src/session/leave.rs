@@ -3,13 +3,13 @@
 use std::time::Duration;
 
 use shoal_core::{
-    id::{Incarnation, NodeId},
+    id::{Incarnation, NodeId, Timestamp},
     registry::{Drain, Life},
 };
 use tracing::{info, warn};
 
 use super::{Client, Handle};
-use crate::table::Table;
+use crate::{env::clock, table::Table};
 
 /// Kept back of the budget for closing in place and for ending connections.
 const RESERVE: Duration = Duration::from_secs(4);
@@ -27,14 +27,19 @@ pub enum Left {
     Nothing,
 }
 
+/// Until when a process with this budget hands over; what is left then is closed in place.
+pub fn hand_over_by(budget: Duration) -> Timestamp {
+    clock::now().plus(budget.saturating_sub(RESERVE))
+}
+
 /// Drains this incarnation, waits until it owns and receives nothing, closes the session.
-/// With nobody to take the shards, or `budget` nearly over, they are closed in place.
+/// With nobody to take the shards, or after `by`, they are closed in place.
 pub async fn leave(
     node: NodeId,
     table: &Table,
     client: &Client,
     session: &Handle,
-    budget: Duration,
+    by: Timestamp,
 ) -> Left {
     let incarnation = session.state().borrow().incarnation;
     let standing = standing(table, node, incarnation);
@@ -43,10 +48,11 @@ pub async fn leave(
         session.give_up().await;
         return Left::Nothing;
     }
+    client.leave_by(by);
     if let Err(error) = client.drain_restart(incarnation).await {
         warn!(%error, "the drain was not accepted");
     }
-    let patience = budget.saturating_sub(RESERVE);
+    let patience = clock::now().until_maybe_past(by);
     let empty = tokio::time::timeout(patience, emptied(node, incarnation, table)).await;
     session.told_to_stop().await;
     if empty == Ok(true) && client.close(incarnation).await.is_ok() {

@@ -1,5 +1,7 @@
 //! Session messages: what a node asks of the leader, and the leader's answer.
 
+use std::time::Duration;
+
 use shoal_core::{
     handoff::{self, GiveUp, News, Process, Refusal},
     id::{ClusterId, Epoch, Incarnation, MoveId, NodeId, ShardId},
@@ -90,6 +92,7 @@ pub fn read_renew(message: &pb::RenewRequest) -> Result<Renew, Malformed> {
         node: NodeId(message.node),
         incarnation: read_incarnation(message.incarnation)?,
         table: shoal_core::id::LogIndex(message.table_index),
+        leaves_within: message.leaves_within_ms.map(|ms| Duration::from_millis(ms.into())),
     })
 }
 

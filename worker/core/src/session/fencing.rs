@@ -87,6 +87,7 @@ pub struct Fencing {
     lease: Lease,
     /// Index of the own blank entry: renewals above it were heard in this term.
     elected: LogIndex,
+    since: Timestamp,
     /// Before this instant nobody is fenced.
     floor: Timestamp,
     contact: Timestamp,
@@ -112,6 +113,7 @@ impl Fencing {
             me,
             lease: view.lease,
             elected: index,
+            since: now,
             floor: now.plus(view.lease.length() / FLOOR_SHARE),
             contact: now,
             last_tick: now,
@@ -135,7 +137,7 @@ impl Fencing {
                 self.comeback.look(self.elected, view, now);
                 self.keep_contact(&mut actions, now);
                 self.settle(view, &mut actions, now);
-                if !view.has_session {
+                if !view.has_session && self.had_time_to_register(now) {
                     self.leave_to(self.live_voter(view, now), &mut actions, now);
                 }
                 if inbox_empty && !self.is_deaf(now) {
@@ -158,6 +160,11 @@ impl Fencing {
 
     fn is_deaf(&self, now: Timestamp) -> bool {
         now.at_most_since(self.contact) > self.lease.length() / DEAF_SHARE
+    }
+
+    /// A node that has just founded or restarted registers within a lease of its election.
+    fn had_time_to_register(&self, now: Timestamp) -> bool {
+        now.at_least_since(self.since) >= self.lease.length()
     }
 
     /// After a gap the sessions may have renewed without this leader having heard it.

@@ -281,11 +281,21 @@ fn s17_leader_without_a_session_hands_over_to_a_live_voter() {
     let mut cluster = Cluster::new(3);
     cluster.has_session = false;
     cluster.elect();
-    assert_eq!(cluster.tick(true), [], "nobody was heard in this term");
+    cluster.now = 2_950;
+    cluster.applied();
     cluster.renew([3]);
+    assert_eq!(cluster.tick(true), [], "it may still register");
+    cluster.now = 3_000;
     let transfer = Action::TransferLeadership { to: NodeId(3) };
     assert_eq!(cluster.tick(true), [transfer]);
     assert_eq!(cluster.tick(true), [], "once per L");
+
+    let mut deaf = Cluster::new(3);
+    deaf.has_session = false;
+    deaf.elect();
+    deaf.now = 3_000;
+    deaf.applied();
+    assert_eq!(deaf.tick(true), [], "nobody was heard in this term");
 }
 
 #[test]
