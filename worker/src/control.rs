@@ -243,7 +243,10 @@ impl Memory {
             self.on_settings(registry.settings(), applied.at);
         }
         for id in &applied.changes.nodes {
-            let Some(node) = registry.node(*id) else { continue };
+            let Some(node) = registry.node(*id) else {
+                self.lives.remove(id);
+                continue;
+            };
             let before = self.lives.insert(*id, node.life);
             match node.life {
                 Life::Fenced if before != Some(Life::Fenced) => {

@@ -206,6 +206,7 @@ impl Session {
             drain: node.drain,
             marked: node.marked,
         });
+        let row = row.or_else(|| registry.has_left(self.config.node).then_some(OwnRow::LEFT));
         Event::Table { index: registry.applied(), row }
     }
 

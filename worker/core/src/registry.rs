@@ -98,9 +98,23 @@ impl Registry {
         self.nodes.get(&id).map(|entry| &*entry.node)
     }
 
-    /// All nodes ever admitted, those that left included, by id.
+    /// All nodes that belong to the cluster and the latest that left, by id.
     pub fn nodes(&self) -> impl Iterator<Item = (NodeId, &Node)> {
         self.nodes.iter().map(|(id, entry)| (*id, &*entry.node))
+    }
+
+    /// The node was here and is gone for ever. Ids are indices of entries: one in the past
+    /// without a row was forgotten since it left.
+    pub fn has_left(&self, id: NodeId) -> bool {
+        match self.node(id) {
+            Some(node) => node.life == Life::Left,
+            None => self.founded() && (1..=self.applied.0).contains(&id.0),
+        }
+    }
+
+    /// Why a command about a node without a row is refused.
+    pub fn no_row(&self, id: NodeId) -> Refused {
+        if self.has_left(id) { Refused::NodeLeft(id) } else { Refused::UnknownNode(id) }
     }
 
     /// The node that goes by a name: the newest that has not left. An older one of the same
@@ -154,6 +168,23 @@ impl Registry {
     /// Notes an entry that carries no command, such as a change of the voters.
     pub fn advance(&mut self, index: LogIndex) {
         self.applied = self.applied.max(index);
+    }
+
+    /// Nodes that left, the one that left first at the front.
+    fn left(&self) -> Vec<(LogIndex, NodeId)> {
+        let left = self.nodes().filter(|(_, node)| node.life == Life::Left);
+        let mut left: Vec<_> = left.map(|(id, node)| (node.changed, id)).collect();
+        left.sort_unstable();
+        left
+    }
+
+    /// Rows beyond the limit go, the same on every member and watcher.
+    fn forget_left(&mut self) -> Vec<NodeId> {
+        let left = self.left();
+        let beyond = left.len().saturating_sub(LEFT_KEPT);
+        let forgotten: Vec<NodeId> = left[..beyond].iter().map(|(_, id)| *id).collect();
+        self.nodes.retain(|id, _| !forgotten.contains(id));
+        forgotten
     }
 
     fn put_node(&mut self, id: NodeId, node: Node) {

@@ -127,8 +127,12 @@ impl RouteTable {
         }
         if !changes.nodes.is_empty() {
             let peers = Arc::make_mut(&mut self.peers);
-            let changed = changes.nodes.iter();
-            peers.extend(changed.filter_map(|id| Some(peer((*id, registry.node(*id)?)))));
+            for id in &changes.nodes {
+                match registry.node(*id) {
+                    Some(node) => peers.extend([peer((*id, node))]),
+                    None => drop(peers.remove(id)),
+                }
+            }
         }
     }
 
@@ -179,7 +183,7 @@ impl RouteTable {
         self.peers.get(&id)
     }
 
-    /// All nodes ever admitted, those that left included, by id.
+    /// All nodes that belong to the cluster and the latest that left, by id.
     pub fn peers(&self) -> impl Iterator<Item = (NodeId, &Peer)> {
         self.peers.iter().map(|(id, peer)| (*id, peer))
     }

@@ -119,7 +119,7 @@ impl Control {
                     Ask { incarnation: ask.incarnation, lock, lock_is_local: lock.is_some() };
                 Ok(register::judge(row, asked, standing, now))
             }
-            (None, _) | (_, None) => Err(Denied::Refused(Refused::UnknownNode(ask.node))),
+            (None, _) | (_, None) => Err(Denied::Refused(registry.no_row(ask.node))),
         };
         drop(registry);
         match verdict {

@@ -70,7 +70,7 @@ impl Control {
     fn why_not_renewed(&self, node: NodeId, incarnation: Incarnation) -> Denied {
         let registry = self.table.registry();
         Denied::Refused(match registry.node(node) {
-            None => Refused::UnknownNode(node),
+            None => registry.no_row(node),
             Some(row) if row.life.is_left() => Refused::NodeLeft(node),
             Some(row) if row.marked => Refused::Marked(node),
             Some(row) if row.incarnation != incarnation => {

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::id::{Epoch, Incarnation, LogIndex, MapVersion, NodeId, ShardId};
 
 use super::{
-    Drain, Held, Holding, LEASES_MS, Life, Node, Registry, SHARD_COUNTS, ShardRow, WEIGHTS,
+    Drain, Held, Holding, LEASES_MS, LEFT_KEPT, Life, Node, Registry, SHARD_COUNTS, ShardRow, WEIGHTS,
 };
 
 /// A promise of the registry that does not hold.
@@ -221,8 +221,14 @@ pub fn check_step(before: &Registry, after: &Registry) -> Vec<Violation> {
         };
         violations.extend(wrong.map(|what| Violation::NodeStep(id, what)));
     }
-    if let Some((id, _)) = before.nodes().find(|(id, _)| after.node(*id).is_none()) {
-        violations.push(Violation::NodeStep(id, "forgotten"));
+    let is_left = |node: &Node| node.life == Life::Left;
+    let oldest_left = after.nodes().filter(|(_, node)| is_left(node)).map(|(_, node)| node.changed);
+    let oldest_left = oldest_left.min();
+    let full = after.nodes().filter(|(_, node)| is_left(node)).count() >= LEFT_KEPT;
+    for (id, node) in before.nodes().filter(|(id, _)| after.node(*id).is_none()) {
+        if !(is_left(node) && full && Some(node.changed) <= oldest_left) {
+            violations.push(Violation::NodeStep(id, "forgotten"));
+        }
     }
     for (id, old) in before.shards() {
         if let Some(new) = after.shard(id) {

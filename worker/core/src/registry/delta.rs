@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 use crate::id::{ClusterId, LogIndex, MapVersion, NodeId, ShardId};
 
 use super::{
-    Changes, ClusterState, Node, Registry, SHARD_COUNTS, Settings, ShardRow, Shards, Violation,
+    Changes, ClusterState, LEFT_KEPT, Node, Registry, SHARD_COUNTS, Settings, ShardRow, Shards, Violation,
 };
 
 /// Rows changed after `since`, as they are at `applied`. Empty, it still says how far the
@@ -69,8 +69,12 @@ impl Registry {
         }
     }
 
-    /// All rows that changed after `since`.
+    /// All rows that changed after `since`; everything, where a node that left after it was
+    /// forgotten already and no row could say so.
     pub fn rows_since(&self, since: LogIndex) -> Delta {
+        let left = self.left();
+        let forgotten = if left.len() < LEFT_KEPT { LogIndex(0) } else { left[0].0 };
+        let since = if since < forgotten { LogIndex(0) } else { since };
         let settings_changed = self.settings_changed > since;
         let nodes = self.nodes().filter(|(_, node)| node.changed > since);
         let shards = self.shards.since(since);
@@ -120,8 +124,9 @@ impl Registry {
     pub fn install_delta(&mut self, delta: Delta) -> Result<Changes, Error> {
         self.fits(&delta)?;
         self.well_formed(&delta)?;
-        let changes = Changes {
-            nodes: delta.nodes.iter().map(|(id, _)| *id).collect(),
+        let forgotten = self.missing_in(&delta);
+        let mut changes = Changes {
+            nodes: delta.nodes.iter().map(|(id, _)| *id).chain(forgotten.iter().copied()).collect(),
             shards: delta.shards.iter().map(|(id, _)| *id).collect(),
             cluster: delta.cluster != self.cluster,
             settings: delta.settings.is_some(),
@@ -145,7 +150,18 @@ impl Registry {
         for (id, row) in delta.shards {
             self.put_shard(id, row);
         }
+        self.nodes.retain(|id, _| !forgotten.contains(id));
+        changes.nodes.extend(self.forget_left());
         Ok(changes)
+    }
+
+    /// Nodes that a delta with every row has none for: they left and were forgotten.
+    fn missing_in(&self, delta: &Delta) -> BTreeSet<NodeId> {
+        if delta.since > LogIndex(0) {
+            return BTreeSet::new();
+        }
+        let present: BTreeSet<NodeId> = delta.nodes.iter().map(|(id, _)| *id).collect();
+        self.nodes.keys().copied().filter(|id| !present.contains(id)).collect()
     }
 
     fn fits(&self, delta: &Delta) -> Result<(), Error> {

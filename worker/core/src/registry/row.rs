@@ -14,6 +14,9 @@ pub const WEIGHTS: std::ops::RangeInclusive<u32> = 1..=1_000;
 pub const MOVES: std::ops::RangeInclusive<u32> = 1..=4_096;
 /// Bounds of the pause between balancing rounds, in milliseconds: beyond an hour `Paused` is meant.
 pub const COOLDOWNS_MS: std::ops::RangeInclusive<u32> = 0..=3_600_000;
+/// Rows of nodes that left, the latest ones: they show who was here, and lead a process that
+/// comes back late to the right conclusion; without their row an old id is enough for that.
+pub const LEFT_KEPT: usize = 256;
 /// How many voters a cluster may aim at.
 pub const VOTERS: [u32; 4] = [1, 3, 5, 7];
 /// Bounds of the learners: with hundreds of them sequential writes fall by an order of magnitude.

@@ -274,12 +274,14 @@ impl Step<'_> {
             return Err(Refused::NotRemovable(id));
         }
         self.change_node(id, |node| node.life = Life::Left);
+        let forgotten = self.registry.forget_left();
+        self.changes.nodes.extend(forgotten);
         Ok(Event::Done)
     }
 
     /// Known and not gone for ever.
     fn present(&self, id: NodeId) -> Result<&Node, Refused> {
-        let node = self.registry.node(id).ok_or(Refused::UnknownNode(id))?;
+        let node = self.registry.node(id).ok_or_else(|| self.registry.no_row(id))?;
         match node.life {
             Life::Left => Err(Refused::NodeLeft(id)),
             Life::Joining | Life::Up | Life::Closed | Life::Fenced => Ok(node),

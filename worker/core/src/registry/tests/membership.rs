@@ -107,6 +107,63 @@ fn a_removed_id_is_never_used_again_and_its_directory_stays_out() {
     assert!(again > node);
 }
 
+/// A node joins and leaves again.
+fn pass_through(bed: &mut Bed, name: &str) -> NodeId {
+    let node = bed.join(name);
+    bed.ok(Command::Mark { node });
+    bed.ok(Command::Remove { node, incarnation: Incarnation::default() });
+    node
+}
+
+#[test]
+fn of_nodes_that_left_the_latest_are_kept_and_older_ids_still_count_as_left() {
+    let (mut bed, ids) = Bed::serving(2);
+    let mut routes = crate::route::RouteTable::from_registry(&bed.registry);
+    let mut left = Vec::new();
+    for i in 0..LEFT_KEPT + 2 {
+        left.push(pass_through(&mut bed, &format!("x{i}")));
+        routes.update(&bed.registry, &bed.changes);
+    }
+    assert_eq!(bed.registry.nodes().count(), ids.len() + LEFT_KEPT);
+    let (first, third) = (left[0], left[2]);
+    assert_eq!((bed.registry.node(first), bed.registry.has_left(first)), (None, true));
+    assert!(bed.registry.node(third).is_some() && bed.registry.has_left(third));
+    assert!(!bed.registry.has_left(ids[0]) && !bed.registry.has_left(NodeId(bed.index + 1)));
+    let register = Register { node: first, ..bed.register(ids[0]) };
+    assert_eq!(bed.apply(Command::Register(register)), Err(Refused::NodeLeft(first)));
+    assert_eq!(bed.apply(Command::Mark { node: first }), Err(Refused::NodeLeft(first)));
+    let from_the_future = NodeId(bed.index + 9);
+    let unknown = Err(Refused::UnknownNode(from_the_future));
+    assert_eq!(bed.apply(Command::Mark { node: from_the_future }), unknown);
+    assert!(routes.peer(first).is_none() && routes.peer(third).is_some());
+}
+
+#[test]
+fn a_watcher_forgets_whom_the_log_forgot_however_far_it_lags() {
+    let (mut bed, _) = Bed::serving(2);
+    let gone = bed.join("gone");
+    let mut watchers = Vec::new();
+    for i in 0..2 * LEFT_KEPT {
+        if i % 100 == 0 {
+            watchers.push(bed.registry.clone());
+        }
+        if i == 50 {
+            bed.ok(Command::Mark { node: gone });
+            bed.ok(Command::Remove { node: gone, incarnation: Incarnation::default() });
+        }
+        pass_through(&mut bed, &format!("x{i}"));
+    }
+    assert!(watchers[0].node(gone).is_some_and(|node| node.life == Life::Joining));
+    for mut watcher in watchers {
+        let mut routes = crate::route::RouteTable::from_registry(&watcher);
+        let delta = bed.registry.rows_since(watcher.applied());
+        let changes = watcher.install_delta(delta).expect("a delta");
+        assert_eq!(watcher, bed.registry);
+        routes.update(&watcher, &changes);
+        assert_eq!(routes, crate::route::RouteTable::from_registry(&bed.registry));
+    }
+}
+
 #[test]
 fn a_restart_is_no_reason_to_remove_and_a_mark_is() {
     let (mut bed, ids) = Bed::serving(3);

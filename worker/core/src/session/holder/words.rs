@@ -66,6 +66,16 @@ pub struct OwnRow {
     pub marked: bool,
 }
 
+impl OwnRow {
+    /// The row of a node that left so long ago that it has none.
+    pub const LEFT: Self = Self {
+        incarnation: Incarnation { counter: 0, nonce: 0 },
+        life: Life::Left,
+        drain: Drain::Removal,
+        marked: false,
+    };
+}
+
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Event {
     /// A counter made durable and a fresh nonce, asked for by `NewIncarnation`.
