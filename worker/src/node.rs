@@ -409,7 +409,7 @@ async fn readiness(shared: Arc<Shared>, mut founding: watch::Receiver<found::Sta
         let missing = founding.borrow_and_update().waiting.clone();
         let me = shared.me.get().copied();
         let waiting = if *parked.borrow_and_update() {
-            ready::REMOVED.to_owned()
+            ready::removed()
         } else {
             let missing = ready::missing(&shared.table.registry(), me, missing.as_deref());
             missing.unwrap_or_default()

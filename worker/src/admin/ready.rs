@@ -11,23 +11,34 @@ use shoal_core::{
 /// Nothing is said of a leaver any more but this.
 pub const LEAVING: &str = "leaving: this process was told to stop";
 
-/// Of a node that no member gives its table to any more.
-pub const REMOVED: &str =
-    "parked: this node was removed from the cluster; it forwards calls and owns nothing";
+const REMOVED: &str = "this node was removed from the cluster";
 
 /// What is missing; `None`: ready. `founding` is what founding waits for.
 pub fn missing(registry: &Registry, me: Option<NodeId>, founding: Option<&str>) -> Option<String> {
-    let mine = me.and_then(|me| registry.node(me));
-    match mine.and_then(parked) {
-        Some(why) => Some(format!("parked: {why}; it forwards calls and owns nothing")),
+    let why = me.and_then(|me| match registry.node(me) {
+        Some(node) => parked(node),
+        // It left so long ago that its row is gone.
+        None => registry.has_left(me).then_some(REMOVED),
+    });
+    match why {
+        Some(why) => Some(as_parked(why)),
         None if registry.formed() => None,
         None => Some(founding.unwrap_or("waiting for the table of the cluster").to_owned()),
     }
 }
 
+/// Of a node that no member gives its table to any more.
+pub fn removed() -> String {
+    as_parked(REMOVED)
+}
+
+fn as_parked(why: &str) -> String {
+    format!("parked: {why}; it forwards calls and owns nothing")
+}
+
 fn parked(node: &Node) -> Option<&'static str> {
     match (node.life, node.drain) {
-        (Life::Left, _) => Some("this node was removed from the cluster"),
+        (Life::Left, _) => Some(REMOVED),
         (Life::Closed, Drain::Removal) => Some("this node is drained for its removal"),
         (Life::Closed | Life::Fenced, _) if node.marked => {
             Some("this node is marked for its removal")
@@ -36,24 +47,15 @@ fn parked(node: &Node) -> Option<&'static str> {
     }
 }
 
-/// What a ready node tells besides.
+/// What a ready node says: also that it is going, but is still good for calls.
 pub fn note(registry: &Registry, me: Option<NodeId>) -> String {
-    let Some((me, node)) = me.and_then(|me| Some((me, registry.node(me)?))) else {
-        return "ready; not registered yet, so it owns nothing".to_owned();
+    let drain = me.and_then(|me| Some((me, registry.node(me)?.drain)));
+    let (me, why) = match drain {
+        Some((me, Drain::Restart(_))) => (me, "for a restart"),
+        Some((me, Drain::Removal)) => (me, "for its removal"),
+        Some((_, Drain::None)) | None => return "ready".to_owned(),
     };
-    let held = registry.held(me).owned;
-    match (node.life, node.drain) {
-        (Life::Up, Drain::None) => format!("ready; owns {held} shards"),
-        (Life::Up, Drain::Restart(_)) => {
-            format!("ready; draining for a restart, {held} shards left")
-        }
-        (Life::Up, Drain::Removal) => {
-            format!("ready; draining for its removal, {held} shards left")
-        }
-        (Life::Joining | Life::Closed | Life::Fenced | Life::Left, _) => {
-            "ready; not registered, so it owns nothing".to_owned()
-        }
-    }
+    format!("ready: draining {why}, {} shards left", registry.held(me).owned)
 }
 
 #[cfg(test)]
@@ -128,17 +130,17 @@ mod tests {
     #[test]
     fn a_ready_node_tells_how_it_stands() {
         let note = |commands: &[Command]| note(&after(commands), Some(ME));
-        assert_eq!(note(&formed()), "ready; not registered, so it owns nothing");
-        assert_eq!(note(&up()), "ready; owns 0 shards");
+        assert_eq!(note(&formed()), "ready");
+        assert_eq!(note(&up()), "ready");
         let drained = |drain: Command| {
             let mut commands = up();
             commands.push(drain);
             note(&commands)
         };
         let restart = Command::DrainRestart { node: ME, incarnation: INCARNATION };
-        assert_eq!(drained(restart), "ready; draining for a restart, 0 shards left");
+        assert_eq!(drained(restart), "ready: draining for a restart, 0 shards left");
         let removal = Command::DrainRemoval { node: ME };
-        assert_eq!(drained(removal), "ready; draining for its removal, 0 shards left");
+        assert_eq!(drained(removal), "ready: draining for its removal, 0 shards left");
     }
 
     #[test]

@@ -9,6 +9,7 @@ use shoal_core::{
     registry::{self, Command, NodeInfo, Refused},
     session::{
         freshness::Freshness,
+        lease::{self, Lease},
         register::{self, Ask, Standing, Verdict},
     },
 };
@@ -33,7 +34,10 @@ impl Control {
             Request::Register(register) => self.register(register, reply, now),
             Request::Renew(renew) => self.renew(renew, reply, now),
             Request::Report(report) => self.report(report, reply, now),
-            Request::Propose(command) => self.propose(Kind::Asked(reply), command),
+            Request::Propose(command) => match self.fits(&command) {
+                Ok(()) => self.propose(Kind::Asked(reply), command),
+                Err(why) => drop(reply.send(Err(Denied::Impossible(why.to_string())))),
+            },
             Request::Move { shard, to } => self.requested_move(shard, to, reply, now),
             Request::TransferLeader { to } => self.asked_transfer(to, reply, now),
             Request::Plan => {
@@ -42,6 +46,16 @@ impl Control {
             }
             Request::Barrier => self.propose(Kind::Asked(reply), Command::Blank),
         }
+    }
+
+    /// A lease is bounded by the elections that run, which no apply may look at.
+    fn fits(&self, command: &Command) -> Result<(), lease::Error> {
+        let command =
+            if let Command::Guarded { command, .. } = command { command } else { command };
+        let Command::Configure(registry::Configure { lease_ms: Some(millis), .. }) = command else {
+            return Ok(());
+        };
+        Lease::from_millis(*millis)?.fits(self.raft.elections())
     }
 
     fn grant(&self, reply: Reply, outcome: Outcome) {

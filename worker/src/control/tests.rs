@@ -60,6 +60,7 @@ impl Leader {
             table: table.clone(),
             channels: Channels::new(AddressBook::default()),
             slot: raft::Slot::default(),
+            metrics: raft::metrics::Metrics::default(),
         });
         let raft = raft.await.unwrap();
         raft.initialize_alone().await.unwrap();
@@ -74,6 +75,7 @@ impl Leader {
                 shard_count: shards,
                 lease_ms: 3_000,
             }),
+            metrics: metrics::Metrics::default(),
         };
         let (control, handle) = Control::new(config, raft.clone(), table.clone());
         let stop = CancellationToken::new();
@@ -299,6 +301,26 @@ async fn a_sole_voter_hands_leadership_to_nobody() {
     assert!(matches!(denied, Denied::Impossible(_)), "{denied:?}");
     let denied = leader.ask(Request::TransferLeader { to: Some(NodeId(7)) }).await.unwrap_err();
     assert_eq!(denied.to_string(), "node n7 is no voter: name one of the voters");
-    leader.propose(Command::Configure(Configure::default())).await;
+    leader.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn l14_a_lease_shorter_than_three_of_the_elections_that_run_is_refused() {
+    let leader = Leader::of_three(16).await;
+    let lower = |lease_ms| {
+        let configure = Configure { lease_ms: Some(lease_ms), ..Configure::default() };
+        Command::Configure(configure)
+    };
+    for command in
+        [lower(2_000), Command::Guarded { operator_epoch: 0, command: Box::new(lower(2_000)) }]
+    {
+        let denied = leader.ask(Request::Propose(command)).await.unwrap_err().to_string();
+        assert!(denied.starts_with("lease_ms 2000 is too short"), "{denied}");
+        assert!(denied.contains("set 2808 or more"), "{denied}");
+    }
+    for allowed in [2_808, 60_000, 3_000] {
+        leader.propose(lower(allowed)).await;
+        assert_eq!(leader.table.registry().settings().lease_ms, allowed);
+    }
     leader.end().await;
 }

@@ -14,7 +14,7 @@ use openraft::{
 use shoal_core::{
     id::{LogIndex, NodeId, Timestamp},
     registry::Command,
-    session::lease::Lease,
+    session::lease::{Elections, Lease},
 };
 use tokio::sync::watch;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -49,7 +49,8 @@ pub struct Config {
     pub name: String,
     /// Where peers reach this node's RAFT_ADDRESS.
     pub address: String,
-    /// The shortest lease the cluster may come to use: elections must fit into it.
+    /// The lease to start with: elections fit into it and into the one of the snapshot, and
+    /// keep their times while the process runs.
     pub lease: Lease,
     pub table: Table,
     pub channels: Channels,
@@ -124,6 +125,7 @@ pub(super) struct Inner {
     pub(super) log: LogStore,
     slot: Slot,
     pub(super) table: Table,
+    elections: Elections,
     pub(super) election_max: Duration,
     metrics: Metrics,
     leadership: watch::Receiver<Leadership>,
@@ -149,7 +151,7 @@ impl Handle {
             return Err(Error::SnapshotLost { dir: config.dir, purged: purged.unwrap_or(0) });
         }
         let blank = machine.blank();
-        let elections = config.lease.elections();
+        let elections = shortest(config.lease, &config.table).elections();
         let network = Network {
             id: config.id,
             cluster: config.cluster.clone(),
@@ -178,6 +180,7 @@ impl Handle {
             log: log.clone(),
             table: config.table.clone(),
             book: config.channels.book().clone(),
+            elections,
             stop: stop.clone(),
         };
         tend.spawn(&tasks, (blank, heard.subscribe()), lead, failing);
@@ -190,6 +193,7 @@ impl Handle {
             log,
             slot: config.slot,
             table: config.table,
+            elections,
             election_max: elections.max,
             metrics: config.metrics,
             leadership,
@@ -366,6 +370,11 @@ impl Handle {
         self.0.table.release();
     }
 
+    /// Raft's times, as this process was started with them.
+    pub fn elections(&self) -> Elections {
+        self.0.elections
+    }
+
     /// A copy at once: holding the borrow would block Raft.
     pub(super) fn metrics(&self) -> RaftMetrics<Types> {
         self.0.raft.metrics().borrow_watched().clone()
@@ -375,4 +384,12 @@ impl Handle {
     pub(super) fn reason(&self, fatal: &Fatal<Types>) -> String {
         self.0.fatal.borrow().clone().unwrap_or_else(|| fatal.to_string())
     }
+}
+
+/// A lease that was lowered since the settings were written leaves less time for elections.
+fn shortest(given: Lease, table: &Table) -> Lease {
+    let registry = table.registry();
+    let known = registry.founded().then(|| registry.settings().lease_ms);
+    let known = known.and_then(|millis| Lease::from_millis(millis).ok());
+    known.map_or(given, |known| known.min(given))
 }

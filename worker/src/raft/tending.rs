@@ -1,5 +1,6 @@
 //! What goes on beside Raft: who leads is told, the log is kept short, the address book
-//! follows the registry, a node that may campaign is let, and the first fatal error is kept.
+//! follows the registry, a node that may campaign is let, elections too slow for the lease are
+//! reported, and the first fatal error is kept.
 
 use std::{path::PathBuf, time::Duration};
 
@@ -7,6 +8,7 @@ use openraft::{async_runtime::WatchReceiver as _, errors::Fatal};
 use shoal_core::{
     id::NodeId,
     registry::{Life, Registry},
+    session::lease::{Elections, Lease},
 };
 use tokio::sync::{broadcast::error::RecvError, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -31,6 +33,7 @@ pub(super) struct Tending {
     pub log: LogStore,
     pub table: Table,
     pub book: AddressBook,
+    pub elections: Elections,
     pub stop: CancellationToken,
 }
 
@@ -42,17 +45,19 @@ impl Tending {
         lead: watch::Sender<Leadership>,
         failing: watch::Sender<Option<String>>,
     ) {
-        let Self { id, dir, raft, log, table, book, stop } = self;
+        let Self { id, dir, raft, log, table, book, elections, stop } = self;
         let until = |stop: &CancellationToken| stop.clone().cancelled_owned();
         let lead = tell_leader(id, raft.clone(), blank, heard, lead);
         let keep = keep_log_short(dir, raft.clone(), log.clone(), table.clone());
         let fail = keep_failure(raft.clone(), log.clone(), failing);
         let campaign = let_campaign(raft, log, table.clone());
+        let judge = judge_elections(elections, table.clone());
         let follow = follow_addresses(id, table, book);
         tasks.spawn(either(until(&stop), lead));
         tasks.spawn(either(until(&stop), keep));
         tasks.spawn(either(until(&stop), fail));
         tasks.spawn(either(until(&stop), campaign));
+        tasks.spawn(either(until(&stop), judge));
         tasks.spawn(either(until(&stop), follow));
     }
 }
@@ -173,6 +178,30 @@ async fn let_campaign(raft: Raft, log: LogStore, table: Table) {
             changed = map.changed() => changed.is_ok(),
         };
         if !more {
+            return;
+        }
+    }
+}
+
+/// The lease is the registry's, the times of elections are the process's own: they are fixed
+/// when Raft starts. A node that joined with another LEASE than the cluster's may not fit.
+async fn judge_elections(elections: Elections, table: Table) {
+    let mut applied = table.watch_applied();
+    let mut judged = None;
+    loop {
+        applied.borrow_and_update();
+        let lease_ms = {
+            let registry = table.registry();
+            registry.founded().then(|| registry.settings().lease_ms)
+        };
+        if lease_ms.is_some() && lease_ms != judged {
+            judged = lease_ms;
+            let fits = lease_ms.map(Lease::from_millis).transpose();
+            if let Err(why) = fits.and_then(|lease| lease.map_or(Ok(()), |l| l.fits(elections))) {
+                tracing::warn!(%why, "the lease in force is too short for this process");
+            }
+        }
+        if applied.changed().await.is_err() {
             return;
         }
     }

@@ -256,7 +256,7 @@ fn lease_in_range(lease_ms: u32) -> Result<(), Refused> {
     if LEASES_MS.contains(&lease_ms) {
         Ok(())
     } else {
-        Err(out_of_range("lease in ms", lease_ms, "2000 to 60000"))
+        Err(out_of_range("lease_ms", lease_ms, "2000 to 60000"))
     }
 }
 
@@ -270,7 +270,7 @@ fn check_settings(change: &Configure, old: &Settings) -> Result<(), Refused> {
     let checks = [
         ("max_moves", change.max_moves, MOVES, "1 to 4096"),
         ("max_moves_per_node", change.max_moves_per_node, MOVES, "1 to 4096"),
-        ("cooldown in ms", change.cooldown_ms, COOLDOWNS_MS, "0 to 3600000"),
+        ("cooldown_ms", change.cooldown_ms, COOLDOWNS_MS, "0 to 3600000"),
         ("max_learners", change.max_learners, LEARNERS, "0 to 64"),
     ];
     for (field, value, range, allowed) in checks {

@@ -8,7 +8,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::id::{Epoch, Incarnation, LogIndex, MapVersion, NodeId, ShardId};
 
 use super::{
-    Drain, Held, Holding, LEASES_MS, LEFT_KEPT, Life, Node, Registry, SHARD_COUNTS, ShardRow, WEIGHTS,
+    Drain, Held, Holding, LEASES_MS, LEFT_KEPT, Life, Node, Registry, SHARD_COUNTS, ShardRow,
+    WEIGHTS,
 };
 
 /// A promise of the registry that does not hold.

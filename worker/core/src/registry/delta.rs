@@ -9,7 +9,8 @@ use std::collections::BTreeSet;
 use crate::id::{ClusterId, LogIndex, MapVersion, NodeId, ShardId};
 
 use super::{
-    Changes, ClusterState, LEFT_KEPT, Node, Registry, SHARD_COUNTS, Settings, ShardRow, Shards, Violation,
+    Changes, ClusterState, LEFT_KEPT, Node, Registry, SHARD_COUNTS, Settings, ShardRow, Shards,
+    Violation,
 };
 
 /// Rows changed after `since`, as they are at `applied`. Empty, it still says how far the

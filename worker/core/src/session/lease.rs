@@ -25,6 +25,12 @@ pub enum Error {
          the {left:?} that remain of a right when it is renewed"
     )]
     ElectionsOutlastRight { lease: Duration, election: Duration, left: Duration },
+    #[error(
+        "lease_ms {asked} is too short: this cluster's nodes were started with elections of up to \
+         {election:?}, and three of them would outlast a right; set {least} or more, or restart \
+         every node with a LEASE as short as that first"
+    )]
+    StartedWithSlowElections { asked: u128, election: Duration, least: u32 },
     #[error("LEASE is {millis} ms, allowed: {} to {} ms", LEASES_MS.start(), LEASES_MS.end())]
     OutOfRange { millis: u32 },
 }
@@ -51,15 +57,35 @@ impl Default for Lease {
 impl Lease {
     pub fn from_millis(millis: u32) -> Result<Self, Error> {
         let lease = Self(Duration::from_millis(millis.into()));
-        let election = lease.elections().max;
-        let left = lease.right_span().saturating_sub(lease.renew_every());
-        if 3 * election + ELECTION_SLACK >= left {
+        let (election, left) = (lease.elections().max, lease.left_when_renewed());
+        if !lease.outlasts(election) {
             return Err(Error::ElectionsOutlastRight { lease: lease.0, election, left });
         }
         if !LEASES_MS.contains(&millis) {
             return Err(Error::OutOfRange { millis });
         }
         Ok(lease)
+    }
+
+    /// Whether this lease may come into force among nodes that run such elections: their times
+    /// are fixed when a process starts.
+    pub fn fits(self, elections: Elections) -> Result<(), Error> {
+        let (asked, election) = (self.0.as_millis(), elections.max);
+        if self.outlasts(election) {
+            return Ok(());
+        }
+        let fits = |millis: &u32| Self(Duration::from_millis((*millis).into())).outlasts(election);
+        let least = LEASES_MS.clone().find(fits).unwrap_or(*LEASES_MS.end());
+        Err(Error::StartedWithSlowElections { asked, election, least })
+    }
+
+    /// Three elections in a row end nobody's right that was renewed in time.
+    fn outlasts(self, election: Duration) -> bool {
+        3 * election + ELECTION_SLACK < self.left_when_renewed()
+    }
+
+    fn left_when_renewed(self) -> Duration {
+        self.right_span().saturating_sub(self.renew_every())
     }
 
     pub fn length(self) -> Duration {
@@ -129,6 +155,24 @@ mod tests {
         );
         let error = Lease::from_millis(60_001).unwrap_err();
         assert_eq!(error.to_string(), "LEASE is 60001 ms, allowed: 2000 to 60000 ms");
+    }
+
+    #[test]
+    fn l14_a_lease_is_lowered_no_further_than_the_elections_that_run_allow() {
+        let slow = lease(3_000).elections();
+        let error = lease(2_000).fits(slow).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "lease_ms 2000 is too short: this cluster's nodes were started with elections of up \
+             to 600ms, and three of them would outlast a right; set 2808 or more, or restart \
+             every node with a LEASE as short as that first"
+        );
+        assert_eq!(lease(2_808).fits(slow), Ok(()));
+        assert!(lease(2_807).fits(slow).is_err());
+        assert_eq!(lease(60_000).fits(slow), Ok(()));
+        for millis in LEASES_MS.step_by(100) {
+            assert_eq!(lease(millis).fits(lease(2_000).elections()), Ok(()), "{millis}");
+        }
     }
 
     #[test]
