@@ -9,6 +9,7 @@ mod answer;
 mod gather;
 mod leader;
 pub mod metrics;
+mod moves;
 mod renewals;
 mod request;
 mod voters;

@@ -45,6 +45,8 @@ pub struct PlanInput<'a> {
     pub backing_off: BTreeMap<(ShardId, NodeId), Duration>,
     /// No balancing round for that long.
     pub cooldown_left: Duration,
+    /// Moves in flight up to which balancing may begin more; see [`Pace`].
+    pub at_once: u32,
     /// No assignment for that long: owners may still come back or hold a right.
     pub assigns_held: Duration,
 }
@@ -115,6 +117,7 @@ impl<'a> PlanInput<'a> {
             shards: registry.shards().map(|(_, row)| row).collect(),
             backing_off: BTreeMap::new(),
             cooldown_left: Duration::ZERO,
+            at_once: u32::MAX,
             assigns_held: Duration::ZERO,
         }
     }

@@ -76,6 +76,7 @@ impl Control {
             backing_off: self.backing_off(&registry, now),
             cooldown_left: (self.term.as_ref())
                 .map_or(Duration::ZERO, |term| term.pace.cooldown_left(cooldown, now)),
+            at_once: self.term.as_ref().map_or(0, |term| term.pace.at_once()),
             assigns_held: self.assigns_held(&registry, now),
             ..PlanInput::of(&registry, judge)
         };

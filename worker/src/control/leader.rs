@@ -5,14 +5,15 @@ use shoal_core::{
     handoff,
     id::{LogIndex, NodeId, Timestamp},
     planner::Pace,
-    registry::{Assign, BeginMove, Command, Event, MAX_BATCH, MoveRef},
+    registry::{Assign, BeginMove, Command, Event, MAX_BATCH},
     session::fencing::{self, Fencing},
 };
-use tracing::{debug, info, warn};
+use tracing::{debug, info};
 
 use super::{
     Control, Denied, Done, Granted, Outcome, gather,
     metrics::Counting,
+    moves::Ends,
     renewals::{Renewals, Waiter},
     request::Reply,
     voters::Voters,
@@ -27,6 +28,7 @@ pub(super) struct Term {
     pub number: u64,
     pub fencing: Fencing,
     pub moves: handoff::Leader,
+    pub ends: Ends,
     pub renewals: Renewals,
     pub voters: Voters,
     pub transfer: Transfer,
@@ -50,8 +52,10 @@ pub(super) enum Kind {
         reply: Reply,
     },
     Fence(NodeId),
-    /// Assignments and moves.
+    /// Assignments and beginnings of moves.
     Bulk,
+    /// Commits and aborts of moves.
+    Ends,
     /// The leader's own upkeep.
     Upkeep(&'static str),
 }
@@ -66,6 +70,7 @@ impl Control {
             number,
             fencing: Fencing::new(self.config.node, established, view, now),
             moves: handoff::Leader::rebuild(registry.shards().map(|(id, row)| (id, *row)), now),
+            ends: Ends::default(),
             renewals: Renewals::default(),
             voters: Voters::new(at),
             transfer: Transfer::default(),
@@ -97,7 +102,10 @@ impl Control {
                 term.counting.row(&self.config.metrics, *shard, &row, applied.at);
                 let event = handoff::leader::Event::Row { shard: *shard, row };
                 // Rows ask for nothing; reports and ticks do.
-                drop(term.moves.on(event, applied.at));
+                let output = term.moves.on(event, applied.at);
+                if let Some(took) = output.moved {
+                    term.pace.moved(took, applied.at);
+                }
             }
         }
         if applied.changes.map_version_changed || applied.changes.settings {
@@ -143,33 +151,6 @@ impl Control {
                     self.want_transfer(to, self.memory.lease.length(), now);
                 }
             }
-        }
-    }
-
-    fn tick_moves(&mut self, now: Timestamp) {
-        let Some(term) = &mut self.term else { return };
-        let output = term.moves.on(handoff::leader::Event::Tick, now);
-        self.perform_moves(output.actions);
-    }
-
-    pub(super) fn perform_moves(&mut self, actions: Vec<handoff::leader::Action>) {
-        let (mut commits, mut aborts) = (Vec::new(), Vec::new());
-        for action in actions {
-            match action {
-                handoff::leader::Action::Commit(key) => commits.push(key),
-                handoff::leader::Action::Abort { key, why } => {
-                    warn!(shard = %key.shard, id = %key.id, %why, "aborts a move");
-                    aborts.push(key);
-                }
-            }
-        }
-        self.propose_batches(commits, |items: Vec<MoveRef>| Command::CommitMove { items });
-        self.propose_batches(aborts, |items: Vec<MoveRef>| Command::AbortMove { items });
-    }
-
-    fn propose_batches<T: Clone>(&mut self, items: Vec<T>, command: impl Fn(Vec<T>) -> Command) {
-        for batch in items.chunks(MAX_BATCH) {
-            self.propose(Kind::Upkeep("moves"), command(batch.to_vec()));
         }
     }
 
@@ -282,6 +263,10 @@ impl Control {
                     term.bulk_in_flight = term.bulk_in_flight.saturating_sub(1);
                 }
                 log_items("bulk", answer);
+            }
+            Kind::Ends => {
+                log_items("ends of moves", answer);
+                self.ended_moves();
             }
             Kind::Upkeep(what) => log_items(what, answer),
         }

@@ -53,6 +53,8 @@ pub enum Why {
 pub struct Output {
     pub actions: Vec<Action>,
     pub wake_at: Option<Timestamp>,
+    /// A move was committed, so long after this leader first knew of it.
+    pub moved: Option<Duration>,
 }
 
 /// Why the planner should not move this shard to this target yet.
@@ -75,6 +77,7 @@ struct Tracker {
     key: MoveRef,
     source: Process,
     target: Process,
+    began: Timestamp,
     heard: Timestamp,
     asked: Option<Asked>,
 }
@@ -97,15 +100,15 @@ impl Leader {
     pub fn rebuild(rows: impl IntoIterator<Item = (ShardId, ShardRow)>, now: Timestamp) -> Self {
         let mut leader = Self::default();
         for (shard, row) in rows {
-            leader.on_row(shard, &row, now);
+            let _ = leader.on_row(shard, &row, now);
         }
         leader
     }
 
     pub fn on(&mut self, event: Event, now: Timestamp) -> Output {
-        let mut actions = Vec::new();
+        let (mut actions, mut moved) = (Vec::new(), None);
         match event {
-            Event::Row { shard, row } => self.on_row(shard, &row, now),
+            Event::Row { shard, row } => moved = self.on_row(shard, &row, now),
             Event::Report(report) => self.on_report(report, now, &mut actions),
             Event::Lost(process) => {
                 for tracker in self.moves.values_mut() {
@@ -126,7 +129,7 @@ impl Leader {
             .moves
             .values()
             .fold(None, |wake_at, tracker| earlier(wake_at, Some(tracker.wake_at())));
-        Output { actions, wake_at }
+        Output { actions, wake_at, moved }
     }
 
     /// Moves that have begun and are not over.
@@ -165,30 +168,33 @@ impl Leader {
         (!now.maybe_past(until)).then_some(until)
     }
 
-    fn on_row(&mut self, shard: ShardId, row: &ShardRow, now: Timestamp) {
+    fn on_row(&mut self, shard: ShardId, row: &ShardRow, now: Timestamp) -> Option<Duration> {
         let tracker = Tracker::of(shard, row, now);
         let known = self.moves.get(&shard).copied();
         if known.map(|known| known.key) == tracker.map(|tracker| tracker.key) {
-            return;
+            return None;
         }
-        if let Some(known) = known {
-            self.ended(&known, row, now);
-        }
+        let moved = known.and_then(|known| self.ended(&known, row, now));
         match tracker {
             Some(tracker) => self.moves.insert(shard, tracker),
             None => self.moves.remove(&shard),
         };
+        moved
     }
 
     /// An end under the same epoch is an abort; a fence of the owner is nobody's failure.
-    fn ended(&mut self, tracker: &Tracker, row: &ShardRow, now: Timestamp) {
+    fn ended(&mut self, tracker: &Tracker, row: &ShardRow, now: Timestamp) -> Option<Duration> {
         let pair = (tracker.key.shard, tracker.target.node);
         if row.epoch == tracker.key.epoch {
             let count = self.failures.get(&pair).map_or(0, |failure| failure.count) + 1;
             self.failures.insert(pair, Failure { count, at: now });
-        } else if row.owner() == Some((tracker.target.node, tracker.target.incarnation)) {
-            self.failures.remove(&pair);
+            return None;
         }
+        if row.owner() != Some((tracker.target.node, tracker.target.incarnation)) {
+            return None;
+        }
+        self.failures.remove(&pair);
+        Some(now.at_most_since(tracker.began))
     }
 
     fn on_report(&mut self, report: Report, now: Timestamp, actions: &mut Vec<Action>) {
@@ -218,6 +224,7 @@ impl Tracker {
                     key: MoveRef { shard, epoch: row.epoch, id },
                     source: Process::new(node, incarnation),
                     target: Process::new(target, target_incarnation),
+                    began: now,
                     heard: now,
                     asked: None,
                 })

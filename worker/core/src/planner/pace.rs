@@ -1,19 +1,31 @@
-//! When balancing may begin moves: rounds, and a cooldown between two of them.
+//! When balancing may begin moves, and how many at once.
 //!
 //! A round begins with its first move and goes on, as the budgets let it, until a plan has
-//! nothing more to balance; the cooldown counts from there. So the in-flight budgets alone
-//! set the pace of a round, and cheap moves make a short one. Which moves, the plan decides.
+//! nothing more to balance; the cooldown counts from there. Within a round the time that moves
+//! take sets the pace: as many run side by side as end quickly, so that cheap moves make a
+//! short round on an idle machine and a busy one is not pushed over. Which moves, the plan
+//! decides.
 
 use std::time::Duration;
 
-use crate::id::Timestamp;
+use crate::{id::Timestamp, registry::MOVES};
 
 use super::{Plan, Reason};
 
+/// Balancing always goes on with so many moves at once: a busy cluster should not stay uneven.
+const FEWEST: u32 = 8;
+/// A move of little state on an idle machine takes half of it: room for one more.
+const QUICK: Duration = Duration::from_millis(100);
+/// Moves wait for each other, or for a busy machine: half as many do as well.
+const SLOW: Duration = Duration::from_millis(250);
+
 /// The memory of one leadership.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Pace {
     phase: Phase,
+    at_once: u32,
+    /// Moves begun under the larger number end for a while after it was halved.
+    halved: Option<Timestamp>,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -26,6 +38,12 @@ enum Phase {
     },
 }
 
+impl Default for Pace {
+    fn default() -> Self {
+        Self { phase: Phase::Fresh, at_once: FEWEST, halved: None }
+    }
+}
+
 impl Pace {
     /// How long no balancing move may begin.
     pub fn cooldown_left(&self, cooldown: Duration, now: Timestamp) -> Duration {
@@ -33,6 +51,11 @@ impl Pace {
             Phase::Fresh | Phase::Round => Duration::ZERO,
             Phase::Rests { since } => cooldown.saturating_sub(now.at_least_since(since)),
         }
+    }
+
+    /// Moves in flight up to which balancing may begin more.
+    pub fn at_once(&self) -> u32 {
+        self.at_once
     }
 
     /// To be told of every plan that is carried out.
@@ -46,6 +69,17 @@ impl Pace {
             }
             same @ (Phase::Fresh | Phase::Round | Phase::Rests { .. }) => same,
         };
+    }
+
+    /// A move was committed this long after it began.
+    pub fn moved(&mut self, took: Duration, now: Timestamp) {
+        let heeded = self.halved.is_none_or(|at| now.at_least_since(at) >= SLOW);
+        if took <= QUICK {
+            self.at_once = (self.at_once + 1).min(*MOVES.end());
+        } else if took >= SLOW && heeded {
+            self.at_once = (self.at_once / 2).max(FEWEST);
+            self.halved = Some(now);
+        }
     }
 }
 
@@ -69,9 +103,10 @@ mod tests {
         let mut began = Vec::new();
         for now in (from..until).step_by(50) {
             if now % 100 == 0 {
-                world.finish_moves();
+                (0..world.finish_moves()).for_each(|_| pace.moved(QUICK, at(now)));
             }
             world.cooldown_left = pace.cooldown_left(COOLDOWN, at(now));
+            world.at_once = pace.at_once();
             let plan = world.plan();
             pace.planned(&plan, at(now));
             world.apply(&plan);
@@ -87,8 +122,9 @@ mod tests {
         let mut world = World::new(&[up(342), up(341), up(341), up(0)]);
         let began = run(&mut world, &mut Pace::default(), 0, 3_000);
         assert_eq!(began.iter().map(|(_, moves)| moves).sum::<usize>(), 256);
+        assert_eq!(began[0], (0, FEWEST as usize));
         assert!(began.iter().all(|(_, moves)| *moves <= 16), "{began:?}");
-        assert_eq!(began.last().unwrap().0, 1_500);
+        assert_eq!(began.last().unwrap().0, 1_600);
         assert_eq!(world.counts(), [256; 4]);
     }
 
@@ -106,12 +142,41 @@ mod tests {
     #[test]
     fn a_drain_that_waits_for_its_budget_keeps_no_round_open() {
         let mut world = World::new(&[up(30), leaving(60)]);
-        let mut pace = Pace { phase: Phase::Round };
+        let mut pace = Pace { phase: Phase::Round, ..Pace::default() };
         let plan = world.plan();
         assert!(plan.report.refusals.iter().any(|one| one.node == Some(NodeId(2))));
         pace.planned(&plan, at(0));
         world.apply(&plan);
         assert_eq!(pace.cooldown_left(COOLDOWN, at(0)), COOLDOWN);
+    }
+
+    #[test]
+    fn slow_moves_halve_the_number_once_and_quick_ones_raise_it() {
+        let mut pace = Pace::default();
+        (0..32).for_each(|_| pace.moved(QUICK, at(0)));
+        assert_eq!(pace.at_once(), FEWEST + 32);
+        pace.moved(QUICK * 2, at(0));
+        assert_eq!(pace.at_once(), 40, "neither quick nor slow");
+        (0..40).for_each(|i| pace.moved(SLOW, at(i)));
+        assert_eq!(pace.at_once(), 20, "those begun before say nothing new");
+        pace.moved(SLOW, at(250));
+        pace.moved(SLOW, at(500));
+        assert_eq!(pace.at_once(), FEWEST, "and never fewer");
+    }
+
+    #[test]
+    fn a_busy_cluster_is_balanced_few_moves_at_once() {
+        let mut world = World::new(&[up(100), up(0), up(0)]);
+        world.at_once = Pace::default().at_once();
+        let plan = world.plan();
+        assert_eq!(plan.moves.len(), FEWEST as usize);
+        let why = crate::planner::Why::Paced { at_once: FEWEST };
+        assert_eq!(plan.report.refusals[0].why, why);
+        assert!(plan.report.balancing_waits());
+        // A drain is not balancing.
+        let mut world = World::new(&[leaving(100), up(0), up(0)]);
+        world.at_once = 1;
+        assert_eq!(world.plan().moves.len(), 16);
     }
 
     #[test]

@@ -151,7 +151,7 @@ impl<'a> Draft<'a> {
             |draft: &Self, i: usize| (draft.stock.in_flight[i], Reverse(draft.surplus(i)), i);
         let mut sources: BTreeSet<_> = sources.into_iter().map(|i| rank(self, i)).collect();
         while let Some((_, Reverse(surplus), source)) = sources.pop_first() {
-            if let Some(why) = self.spent_budget(source) {
+            if let Some(why) = self.spent_budget(source).or_else(|| self.spent_pace()) {
                 self.refuse(Some(source), surplus as usize, why);
                 continue;
             }
@@ -286,6 +286,11 @@ impl<'a> Draft<'a> {
         } else {
             None
         }
+    }
+
+    fn spent_pace(&self) -> Option<Why> {
+        let at_once = self.input.at_once;
+        (self.stock.moves >= at_once).then_some(Why::Paced { at_once })
     }
 
     /// Why a shard found no target, the source's budget aside.

@@ -52,6 +52,10 @@ pub enum Why {
     TargetsBusy {
         limit: u32,
     },
+    /// Moves take so long that balancing runs few at once.
+    Paced {
+        at_once: u32,
+    },
     /// Moves of these shards to every node with room failed lately.
     BackingOff,
     /// No node may receive anything.
@@ -69,9 +73,10 @@ impl Report {
             share.is_some_and(|share| share.standing == Standing::Target)
         };
         self.refusals.iter().any(|refusal| match refusal.why {
-            Why::ClusterBudget { .. } | Why::NodeBudget { .. } | Why::TargetsBusy { .. } => {
-                refusal.node.is_some_and(stays)
-            }
+            Why::ClusterBudget { .. }
+            | Why::NodeBudget { .. }
+            | Why::TargetsBusy { .. }
+            | Why::Paced { .. } => refusal.node.is_some_and(stays),
             Why::Paused
             | Why::TwoRevisions
             | Why::Cooldown { .. }
@@ -98,6 +103,9 @@ impl fmt::Display for Why {
             }
             Self::TargetsBusy { limit } => {
                 write!(f, "every node with room takes part in {limit} moves, the most allowed")
+            }
+            Self::Paced { at_once } => {
+                write!(f, "balancing runs {at_once} moves at once, by how long they take")
             }
             Self::BackingOff => write!(f, "moves to every node with room failed lately"),
             Self::NoTarget => write!(f, "no node may receive shards"),

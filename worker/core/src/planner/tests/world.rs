@@ -44,6 +44,7 @@ pub struct World {
     pub settings: Settings,
     pub backing_off: BTreeMap<(ShardId, NodeId), Duration>,
     pub cooldown_left: Duration,
+    pub at_once: u32,
     pub assigns_held: Duration,
     index: u64,
 }
@@ -57,6 +58,7 @@ impl World {
             settings: Settings::default(),
             backing_off: BTreeMap::new(),
             cooldown_left: Duration::ZERO,
+            at_once: u32::MAX,
             assigns_held: Duration::ZERO,
             index: 0,
         };
@@ -92,6 +94,7 @@ impl World {
             shards: self.shards.iter().collect(),
             backing_off: self.backing_off.clone(),
             cooldown_left: self.cooldown_left,
+            at_once: self.at_once,
             assigns_held: self.assigns_held,
         }
     }
@@ -123,7 +126,9 @@ impl World {
         }
     }
 
-    pub fn finish_moves(&mut self) {
+    /// How many there were.
+    pub fn finish_moves(&mut self) -> usize {
+        let mut finished = 0;
         for shard in (0..self.shards.len() as u32).map(ShardId) {
             if let Holding::Moving { target, target_incarnation, id, .. } =
                 self.shards[shard.0 as usize].holding
@@ -132,8 +137,10 @@ impl World {
                 row.epoch = row.epoch.next();
                 let (node, incarnation, via) = (target, target_incarnation, Some(id));
                 row.holding = Holding::Owned { node, incarnation, via };
+                finished += 1;
             }
         }
+        finished
     }
 
     /// Plans and carries out until nothing is planned; the moves it took.
