@@ -9,7 +9,7 @@ pub(crate) mod pages;
 mod read;
 pub(crate) mod ready;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use shoal_core::{id::NodeId, registry::Command};
 use shoal_proto::shoal::admin::v1::{self as pb, admin_client::AdminClient, admin_server::Admin};
@@ -20,6 +20,7 @@ use tonic::{
     metadata::MetadataValue,
     transport::{Channel, Endpoint},
 };
+use tracing::debug;
 
 use crate::{
     control::{self, Denied, Granted, Request as Ask},
@@ -30,6 +31,10 @@ use crate::{
 
 /// Set by a node that passes a request on: it is not passed on a second time.
 const FORWARDED: &str = "x-shoal-forwarded";
+/// The leader is a node of the same cluster: it accepts at once or is gone.
+const CONNECT_PATIENCE: Duration = Duration::from_secs(2);
+/// Longer than the slowest answer, which waits for a move to end.
+const ANSWER_PATIENCE: Duration = Duration::from_secs(90);
 /// Events a slow watcher may be behind before it waits.
 const WATCH_BUFFER: usize = 4;
 
@@ -85,15 +90,23 @@ impl Server {
             Denied::NotLeader { leader } if !request.metadata().contains_key(FORWARDED) => *leader,
             _ => None,
         };
-        let Some(address) = leader.and_then(|leader| self.admin_address(leader)) else {
+        let Some((leader, address)) =
+            leader.and_then(|leader| Some((leader, self.admin_address(leader)?)))
+        else {
             return Err(wire::status(&denied));
         };
-        let endpoint = Endpoint::from_shared(format!("http://{address}")).map_err(|_| {
-            Status::unavailable(format!("the leader's address {address} is unusable"))
-        })?;
+        let unreachable = |error: tonic::transport::Error| {
+            debug!(%leader, address, %error, "the leader cannot be asked");
+            Status::unavailable(format!(
+                "the leader {leader} cannot be reached at {address}: try again"
+            ))
+        };
+        let endpoint = Endpoint::from_shared(format!("http://{address}")).map_err(unreachable)?;
+        let connecting = endpoint.connect_timeout(CONNECT_PATIENCE).timeout(ANSWER_PATIENCE);
+        let channel = connecting.connect().await.map_err(unreachable)?;
         let mut passed_on = Request::new(request.get_ref().clone());
         passed_on.metadata_mut().insert(FORWARDED, MetadataValue::from_static("1"));
-        forward(AdminClient::new(endpoint.connect_lazy()), passed_on).await.map(Routed::There)
+        forward(AdminClient::new(channel), passed_on).await.map(Routed::There)
     }
 
     fn admin_address(&self, node: NodeId) -> Option<String> {
@@ -185,7 +198,7 @@ impl Admin for Server {
         request: Request<pb::CancelDrainRequest>,
     ) -> Result<Response<pb::CancelDrainResponse>, Status> {
         let message = request.get_ref();
-        let command = Command::CancelDrain { node: NodeId(message.node) };
+        let command = Command::CancelDrain { node: change::node(message.node, "node")? };
         let ask = guarded(message.operator.as_ref(), command);
         routed!(self, request, cancel_drain, ask, |_| Ok(pb::CancelDrainResponse {}))
     }
@@ -212,7 +225,7 @@ impl Admin for Server {
         request: Request<pb::ConfigureRequest>,
     ) -> Result<Response<pb::ConfigureResponse>, Status> {
         let configure = wire::read_configure(request.get_ref())?;
-        change::check_lease(configure.lease_ms)?;
+        change::check(&configure)?;
         let operator = request.get_ref().operator.as_ref();
         let ask = guarded(operator, Command::Configure(configure));
         routed!(self, request, configure, ask, |_| Ok(self.settings()))
@@ -263,3 +276,6 @@ impl Admin for Server {
         Ok(self.watch(request.get_ref()))
     }
 }
+
+#[cfg(test)]
+mod tests;

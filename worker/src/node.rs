@@ -222,6 +222,9 @@ impl Running {
         )
         .map_err(|error| Exit::new(EXIT_SETTING, format!("NODE_ADDRESS: {error}")))?;
         drop(bound);
+        let waiting = watch::Sender::new("starting".to_owned());
+        let mut late = Late::default();
+        late.admin.explain(waiting.subscribe());
         let shared = Arc::new(Shared {
             info: node_info(&config),
             identity,
@@ -229,9 +232,9 @@ impl Running {
             channels: Channels::new(AddressBook::default()),
             right: Right::new().map_err(|error| Exit::new(EXIT_RAFT, error))?,
             forward,
-            late: Late::default(),
+            late,
             owner,
-            waiting: watch::Sender::new("starting".to_owned()),
+            waiting,
             telemetry,
             executor,
             shutdown: CancellationToken::new(),

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use shoal_core::{
     id::{Incarnation, NodeId, ShardId},
-    registry::{Command, Event, Holding},
+    registry::{Command, Configure, Event, Holding, LEASES_MS, Refused},
     session::lease::Lease,
 };
 use shoal_proto::shoal::admin::v1 as pb;
@@ -22,11 +22,28 @@ const MOVE_WAIT: Duration = Duration::from_secs(60);
 const TRANSFER_WAIT: Duration = Duration::from_secs(5);
 
 fn incarnation(text: &str) -> Result<Incarnation, Status> {
+    if text.is_empty() {
+        let text = "incarnation is unset: give the one that Nodes shows for this node";
+        return Err(Status::invalid_argument(text));
+    }
     text.parse().map_err(|error| Status::invalid_argument(format!("incarnation: {error}")))
 }
 
+/// Ids start at 1: 0 is a field that was not set.
+pub(super) fn node(id: u64, field: &str) -> Result<NodeId, Status> {
+    if id == 0 {
+        let text = format!("{field} is unset: give the id of a node, as Nodes shows it");
+        return Err(Status::invalid_argument(text));
+    }
+    Ok(NodeId(id))
+}
+
+fn epoch(operator: Option<&pb::Operator>) -> Option<u64> {
+    operator.map(|operator| operator.epoch)
+}
+
 pub(super) fn drain(message: &pb::DrainRequest) -> Result<Ask, Status> {
-    let node = NodeId(message.node);
+    let node = node(message.node, "node")?;
     let command = match message.kind() {
         pb::DrainKind::Unspecified => {
             return Err(Status::invalid_argument("kind is unset: give RESTART or REMOVAL"));
@@ -41,13 +58,13 @@ pub(super) fn drain(message: &pb::DrainRequest) -> Result<Ask, Status> {
 
 pub(super) fn close(message: &pb::CloseRequest) -> Result<Ask, Status> {
     let incarnation = incarnation(&message.incarnation)?;
-    let command = Command::Close { node: NodeId(message.node), incarnation };
+    let command = Command::Close { node: node(message.node, "node")?, incarnation };
     Ok(guarded(message.operator.as_ref(), command))
 }
 
 pub(super) fn report_death(message: &pb::ReportDeathRequest) -> Result<Ask, Status> {
     let incarnation = incarnation(&message.incarnation)?;
-    let command = Command::ReportDeath { node: NodeId(message.node), incarnation };
+    let command = Command::ReportDeath { node: node(message.node, "node")?, incarnation };
     Ok(guarded(message.operator.as_ref(), command))
 }
 
@@ -70,19 +87,29 @@ pub(super) fn epoch_acquired(granted: Granted) -> Result<pb::AcquireOperatorEpoc
     }
 }
 
-/// Refused here with its arithmetic, not only by the registry's bounds.
-pub(super) fn check_lease(millis: Option<u32>) -> Result<(), Status> {
-    match millis.map(Lease::from_millis) {
-        Some(Err(error)) => Err(Status::invalid_argument(error.to_string())),
-        Some(Ok(_)) | None => Ok(()),
+/// What can be told without the registry, the arithmetic of a lease included.
+pub(super) fn check(change: &Configure) -> Result<(), Status> {
+    if *change == Configure::default() {
+        let text = "nothing to change: set lease_ms, rebalance, max_moves, max_moves_per_node, \
+                    cooldown_ms, max_voters or max_learners";
+        return Err(Status::invalid_argument(text));
     }
+    let Some(millis) = change.lease_ms else { return Ok(()) };
+    if !LEASES_MS.contains(&millis) {
+        let (least, most) = (LEASES_MS.start(), LEASES_MS.end());
+        let text = format!("lease_ms is {millis}, allowed: {least} to {most} milliseconds");
+        return Err(Status::invalid_argument(text));
+    }
+    Lease::from_millis(millis)
+        .map(|_| ())
+        .map_err(|error| Status::invalid_argument(format!("lease_ms is {millis}: {error}")))
 }
 
 /// One item of a batch that held nothing else.
 fn only_item(granted: &Granted) -> Result<(), Status> {
     match &granted.outcome {
         Outcome::Event(Event::Items { refused }) => match refused.first() {
-            Some(Some(why)) => Err(Status::failed_precondition(why.to_string())),
+            Some(Some(why)) => Err(wire::refused(why)),
             Some(None) | None => Ok(()),
         },
         Outcome::Event(_) | Outcome::Plan(_) | Outcome::Noted => Ok(()),
@@ -96,11 +123,9 @@ impl Server {
     }
 
     pub(super) fn remove_command(&self, message: &pb::RemoveRequest) -> Result<Ask, Status> {
-        let node = NodeId(message.node);
+        let node = node(message.node, "node")?;
         let registry = self.inner.table.registry();
-        let row = registry
-            .node(node)
-            .ok_or_else(|| Status::not_found(format!("no node {node} in this cluster")))?;
+        let row = registry.node(node).ok_or_else(|| wire::refused(&Refused::UnknownNode(node)))?;
         let command = if message.force {
             Command::Mark { node }
         } else {
@@ -115,8 +140,8 @@ impl Server {
         request: Request<pb::MoveRequest>,
     ) -> Result<Response<pb::MoveResponse>, Status> {
         let message = request.get_ref();
-        let (shard, to) = (ShardId(message.shard), NodeId(message.to));
-        let ask = Ask::Move { shard, to };
+        let (shard, to) = (ShardId(message.shard), node(message.to, "to")?);
+        let ask = Ask::Move { shard, to, operator_epoch: epoch(message.operator.as_ref()) };
         let routed = self
             .route(&request, ask, |mut client, request| async move { client.r#move(request).await })
             .await?;
@@ -164,9 +189,11 @@ impl Server {
     ) -> Result<Response<pb::TransferLeaderResponse>, Status> {
         let mut leadership = self.inner.raft.leadership();
         let term = leadership.borrow_and_update().term;
-        let to = Some(NodeId(request.get_ref().to)).filter(|to| to.0 != 0);
+        let message = request.get_ref();
+        let to = Some(NodeId(message.to)).filter(|to| to.0 != 0);
+        let ask = Ask::TransferLeader { to, operator_epoch: epoch(message.operator.as_ref()) };
         let routed = self
-            .route(&request, Ask::TransferLeader { to }, |mut client, request| async move {
+            .route(&request, ask, |mut client, request| async move {
                 client.transfer_leader(request).await
             })
             .await?;

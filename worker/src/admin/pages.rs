@@ -67,7 +67,7 @@ async fn drained(shared: &Shared, waiting: &Semaphore) -> Page {
         let owned = shared.owner.owned();
         let held = owned.open + owned.opening + owned.leaving + owned.receiving;
         if by_table.is_none_or(|held| held.owned + held.receiving == 0) && held == 0 {
-            return Page::text(StatusCode::OK, "drained: this node owns nothing");
+            return Page::text(StatusCode::OK, "drained");
         }
         // The table outlives every page; only the host's part needs the pause.
         let _ = tokio::time::timeout(LOOK_AGAIN, map.changed()).await;

@@ -134,18 +134,28 @@ impl Server {
         let server = self.clone();
         let (events, stream) = mpsc::channel(WATCH_BUFFER);
         tokio::spawn(async move {
-            let mut map = server.inner.table.watch_map();
+            let mut applied = server.inner.table.watch_applied();
             let mut leadership = server.inner.raft.leadership();
+            let mut waiting = server.inner.waiting.clone();
+            let mut last = None;
             loop {
-                map.borrow_and_update();
+                applied.borrow_and_update();
                 leadership.borrow_and_update();
-                if events.send(Ok(server.status_now())).await.is_err() {
-                    return;
+                waiting.borrow_and_update();
+                let status = server.status_now();
+                // A renewal moves nothing but the index.
+                let shown = pb::StatusResponse { applied: 0, ..status.clone() };
+                if last.as_ref() != Some(&shown) {
+                    last = Some(shown);
+                    if events.send(Ok(status)).await.is_err() {
+                        return;
+                    }
                 }
                 tokio::time::sleep(interval).await;
                 let changed = tokio::select! {
-                    changed = map.changed() => changed.is_ok(),
+                    changed = applied.changed() => changed.is_ok(),
                     changed = leadership.changed() => changed.is_ok(),
+                    changed = waiting.changed() => changed.is_ok(),
                     () = events.closed() => false,
                 };
                 if !changed {

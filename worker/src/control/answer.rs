@@ -38,8 +38,16 @@ impl Control {
                 Ok(()) => self.propose(Kind::Asked(reply), command),
                 Err(why) => drop(reply.send(Err(Denied::Impossible(why.to_string())))),
             },
-            Request::Move { shard, to } => self.requested_move(shard, to, reply, now),
-            Request::TransferLeader { to } => self.asked_transfer(to, reply, now),
+            Request::Move { shard, to, operator_epoch } => {
+                let judged = self.requested_move(shard, to, now);
+                self.propose_judged(judged, operator_epoch, reply);
+            }
+            Request::TransferLeader { to, operator_epoch } => {
+                match self.asked_transfer(to, operator_epoch, now) {
+                    Ok(()) => self.grant(reply, Outcome::Noted),
+                    Err(denied) => drop(reply.send(Err(denied))),
+                }
+            }
             Request::Plan => {
                 let (plan, _) = self.plan(now);
                 self.grant(reply, Outcome::Plan(plan));
@@ -196,33 +204,69 @@ impl Control {
         self.grant(reply, Outcome::Noted);
     }
 
-    fn requested_move(&mut self, shard: ShardId, to: NodeId, reply: Reply, now: Timestamp) {
-        match self.with_plan_input(now, |input| planner::request(input, shard, to)) {
-            Ok(planned) => {
-                let command = Command::BeginMove { items: vec![planned.begin] };
+    fn requested_move(
+        &self,
+        shard: ShardId,
+        to: NodeId,
+        now: Timestamp,
+    ) -> Result<Command, Denied> {
+        use planner::Error;
+        let planned = self.with_plan_input(now, |input| planner::request(input, shard, to));
+        planned.map(|planned| Command::BeginMove { items: vec![planned.begin] }).map_err(|why| {
+            match why {
+                Error::UnknownShard(shard) => Denied::Refused(Refused::UnknownShard(shard)),
+                // Time alone lifts these.
+                Error::Unassigned(_)
+                | Error::BackingOff { .. }
+                | Error::ClusterBudget { .. }
+                | Error::NodeBudget { .. } => Denied::Later(why.to_string()),
+                Error::NotUp(_)
+                | Error::AlreadyThere { .. }
+                | Error::AlreadyMoving { .. }
+                | Error::TargetHeldBack { .. }
+                | Error::TargetLeaving { .. }
+                | Error::SourceMarked(_) => Denied::Impossible(why.to_string()),
+            }
+        })
+    }
+
+    fn propose_judged(
+        &mut self,
+        judged: Result<Command, Denied>,
+        operator_epoch: Option<u64>,
+        reply: Reply,
+    ) {
+        match (judged, operator_epoch) {
+            (Ok(command), None) => self.propose(Kind::Asked(reply), command),
+            (Ok(command), Some(operator_epoch)) => {
+                let command = Command::Guarded { operator_epoch, command: Box::new(command) };
                 self.propose(Kind::Asked(reply), command);
             }
-            Err(why) => {
-                let _ = reply.send(Err(Denied::Impossible(why.to_string())));
-            }
+            // A requester that went away asks again.
+            (Err(denied), _) => drop(reply.send(Err(denied))),
         }
     }
 
-    fn asked_transfer(&mut self, to: Option<NodeId>, reply: Reply, now: Timestamp) {
+    fn asked_transfer(
+        &mut self,
+        to: Option<NodeId>,
+        operator_epoch: Option<u64>,
+        now: Timestamp,
+    ) -> Result<(), Denied> {
         /// Who asked waits a little longer for the new leader.
         const SPAN: Duration = Duration::from_secs(4);
-        let to = to.or_else(|| self.successor());
-        let Some(to) = to else {
-            let why = "no other voter is caught up: nobody can lead instead".to_owned();
-            let _ = reply.send(Err(Denied::Impossible(why)));
-            return;
-        };
+        let current = self.table.registry().settings().operator_epoch;
+        if let Some(seen) = operator_epoch.filter(|seen| *seen != current) {
+            return Err(Denied::Refused(Refused::OperatorEpoch { seen, current }));
+        }
+        let to = to.or_else(|| self.successor()).ok_or_else(|| {
+            Denied::Impossible("no other voter is caught up: nobody can lead instead".to_owned())
+        })?;
         if !self.raft.membership().voters.contains(&to) {
             let why = format!("node {to} is no voter: name one of the voters");
-            let _ = reply.send(Err(Denied::Impossible(why)));
-            return;
+            return Err(Denied::Impossible(why));
         }
         self.want_transfer(to, SPAN, now);
-        self.grant(reply, Outcome::Noted);
+        Ok(())
     }
 }

@@ -34,9 +34,12 @@ pub enum Request {
     Move {
         shard: ShardId,
         to: NodeId,
+        /// The operator's, where one asks: an older one is refused.
+        operator_epoch: Option<u64>,
     },
     TransferLeader {
         to: Option<NodeId>,
+        operator_epoch: Option<u64>,
     },
     /// What would be done now.
     Plan,

@@ -14,6 +14,7 @@ use futures::{FutureExt as _, future::BoxFuture};
 use http::{Request, Response};
 use shoal_core::admit::Nack;
 use shoal_core::id::LogIndex;
+use tokio::sync::watch;
 use tonic::{Status, body::Body, server::NamedService, service::Routes};
 use tower_service::Service;
 
@@ -62,12 +63,18 @@ pub(crate) mod names {
 #[derive(Clone, Default)]
 pub(crate) struct LateService<N> {
     routes: Arc<ArcSwapOption<Routes>>,
+    /// What the node waits for, where somebody who asks should know.
+    waiting: Option<watch::Receiver<String>>,
     name: std::marker::PhantomData<N>,
 }
 
 impl<N> LateService<N> {
     pub fn fill(&self, routes: Routes) {
         self.routes.store(Some(Arc::new(routes)));
+    }
+
+    pub fn explain(&mut self, waiting: watch::Receiver<String>) {
+        self.waiting = Some(waiting);
     }
 
     pub fn clear(&self) {
@@ -96,7 +103,11 @@ impl<N> Service<Request<Body>> for LateService<N> {
                     .boxed()
             }
             None => {
-                let status = Status::unavailable("this node is not a member of a cluster yet");
+                let mut text = "this node is not a member of a cluster yet".to_owned();
+                if let Some(waiting) = &self.waiting {
+                    text = format!("{text}: {}", *waiting.borrow());
+                }
+                let status = Status::unavailable(text);
                 futures::future::ready(Ok(status.into_http())).boxed()
             }
         }

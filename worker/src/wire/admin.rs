@@ -8,7 +8,7 @@ use shoal_core::{
     },
 };
 use shoal_proto::shoal::admin::v1 as pb;
-use tonic::Status;
+use tonic::{Code, Status};
 
 use crate::{control::Denied, raft};
 
@@ -178,17 +178,98 @@ pub fn plan(plan: &Plan) -> pb::PlanResponse {
 pub fn status(denied: &Denied) -> Status {
     let text = denied.to_string();
     match denied {
-        Denied::NotLeader { .. } => Status::unavailable("no leader is known: try again"),
+        Denied::NotLeader { leader: None } => {
+            Status::unavailable("no leader is known at the moment: try again")
+        }
+        Denied::NotLeader { leader: Some(leader) } => {
+            Status::unavailable(format!("leadership has just passed to {leader}: try again"))
+        }
         Denied::Later(_) | Denied::TableBehind | Denied::AlreadyRegistered => {
             Status::unavailable(text)
         }
         Denied::Identity(_) | Denied::Impossible(_) => Status::failed_precondition(text),
-        Denied::Refused(Refused::OutOfRange { .. } | Refused::ShardCountFixed { .. }) => {
-            Status::invalid_argument(text)
-        }
-        Denied::Refused(Refused::UnknownNode(_) | Refused::UnknownShard(_)) => {
-            Status::not_found(text)
-        }
-        Denied::Refused(_) => Status::failed_precondition(text),
+        Denied::Refused(why) => refused(why),
     }
+}
+
+/// What the registry refused, with its reason and what to do about it.
+pub fn refused(why: &Refused) -> Status {
+    let text = match remedy(why) {
+        Some(remedy) => format!("{why}: {remedy}"),
+        None => why.to_string(),
+    };
+    Status::new(code(why), text)
+}
+
+fn code(why: &Refused) -> Code {
+    match why {
+        Refused::OutOfRange { .. }
+        | Refused::ShardCountFixed { .. }
+        | Refused::BatchTooLarge(_) => Code::InvalidArgument,
+        Refused::UnknownNode(_) | Refused::UnknownShard(_) => Code::NotFound,
+        Refused::NameInUse { .. } => Code::AlreadyExists,
+        // Somebody else was faster: read again, then repeat.
+        Refused::StaleIncarnation { .. }
+        | Refused::StaleEpoch { .. }
+        | Refused::Renewed { .. }
+        | Refused::NotMoving { .. }
+        | Refused::NotOwned(_)
+        | Refused::NotUnassigned(_) => Code::Aborted,
+        Refused::AlreadyFounded(_)
+        | Refused::NotFounded
+        | Refused::AlreadyFormed
+        | Refused::NotFormed
+        | Refused::NodeLeft(_)
+        | Refused::RestoredCopy { .. }
+        | Refused::Marked(_)
+        | Refused::NotUp(_)
+        | Refused::NotDraining(_)
+        | Refused::DrainingForRemoval(_)
+        | Refused::Closed(_)
+        | Refused::NotATarget(_)
+        | Refused::StillOwns { .. }
+        | Refused::NotRemovable(_)
+        | Refused::SameNode(_)
+        | Refused::NothingToSettle
+        | Refused::Level { .. }
+        | Refused::LevelTooLow { .. }
+        | Refused::OperatorEpoch { .. } => Code::FailedPrecondition,
+    }
+}
+
+fn remedy(why: &Refused) -> Option<&'static str> {
+    Some(match why {
+        Refused::NotFounded | Refused::NotFormed => "wait until /readyz says 200",
+        Refused::UnknownNode(_) => "`shoal nodes` lists them",
+        Refused::UnknownShard(_) => "`shoal shards` lists them",
+        Refused::StaleIncarnation { .. } => "it has restarted, read its row again",
+        Refused::StaleEpoch { .. } | Refused::NotOwned(_) | Refused::NotMoving { .. } => {
+            "it changed meanwhile, look again"
+        }
+        Refused::NotDraining(_) => "drain it first",
+        Refused::StillOwns { .. } => "wait until its drain has ended",
+        Refused::NotRemovable(_) => {
+            "drain it for its removal, wait until it owns nothing, close it, then remove it"
+        }
+        Refused::NodeLeft(_) => "start it with an empty directory to have it back as a new node",
+        Refused::DrainingForRemoval(_) => "cancel that drain first",
+        Refused::OperatorEpoch { .. } => "another operator has taken over, acquire a new epoch",
+        Refused::SameNode(_) => "nothing has to move",
+        Refused::AlreadyFounded(_)
+        | Refused::AlreadyFormed
+        | Refused::NameInUse { .. }
+        | Refused::RestoredCopy { .. }
+        | Refused::Renewed { .. }
+        | Refused::Marked(_)
+        | Refused::NotUp(_)
+        | Refused::Closed(_)
+        | Refused::NotATarget(_)
+        | Refused::NotUnassigned(_)
+        | Refused::OutOfRange { .. }
+        | Refused::ShardCountFixed { .. }
+        | Refused::NothingToSettle
+        | Refused::Level { .. }
+        | Refused::LevelTooLow { .. }
+        | Refused::BatchTooLarge(_) => return None,
+    })
 }
