@@ -9,4 +9,5 @@ pub mod lock;
 pub mod net;
 pub mod process;
 pub mod random;
+pub mod terminal;
 pub mod thread;

@@ -62,10 +62,7 @@ fn main() -> ExitCode {
 
 fn command_line(command: cli::Command) -> io::Result<ExitCode> {
     let runtime = Builder::new_multi_thread().enable_all().build()?;
-    Ok(runtime.block_on(cli::execute(command)).unwrap_or_else(|error| {
-        eprintln!("shoal: {error:#}");
-        ExitCode::FAILURE
-    }))
+    Ok(runtime.block_on(cli::execute(command)).unwrap_or_else(|error| cli::failure(&error)))
 }
 
 fn run(args: &RunArgs) -> io::Result<ExitCode> {

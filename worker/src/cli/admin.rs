@@ -1,6 +1,6 @@
 //! The commands that ask or change a running cluster, over its admin port.
 
-use std::{process::ExitCode, time::Duration};
+use std::process::ExitCode;
 
 use anyhow::{Context as _, bail};
 use bytes::Bytes;
@@ -8,52 +8,34 @@ use serde_json::json;
 use shoal_proto::{
     hash,
     shoal::{
-        admin::v1::{self as pb, admin_client::AdminClient},
+        admin::v1 as pb,
         v1::{CallRequest, shoal_client::ShoalClient},
     },
 };
-use tokio::time;
-use tonic::{
-    Status,
-    transport::{Channel, Endpoint},
+
+use super::{
+    Output, SUCCESS, Target,
+    ask::{self, Client, told},
+    json, say, show,
+    table::{Cell, Colour, Tone, table},
 };
 
-use super::{Output, SUCCESS, Target, show};
-
-const CONNECT_PATIENCE: Duration = Duration::from_secs(3);
-const DRAIN_POLL: Duration = Duration::from_millis(250);
-
-pub type Client = AdminClient<Channel>;
-
-/// A client of the admin port at `address`.
-pub async fn connect(address: &str) -> anyhow::Result<Client> {
-    channel(address).await.map(AdminClient::new)
+pub async fn client(target: &Target) -> anyhow::Result<Client> {
+    ask::connect(&target.admin()?).await
 }
 
-async fn channel(address: &str) -> anyhow::Result<Channel> {
-    let endpoint = Endpoint::from_shared(format!("http://{address}"))
-        .with_context(|| format!("{address} is no address"))?;
-    let connecting = endpoint.connect_timeout(CONNECT_PATIENCE).connect().await;
-    connecting.with_context(|| format!("no node answers at {address}"))
-}
-
-/// What the node said, without the frame that gRPC puts around it.
-pub fn told(status: Status) -> anyhow::Error {
-    anyhow::anyhow!("{:?}: {}", status.code(), status.message())
-}
-
-async fn client(target: &Target) -> anyhow::Result<Client> {
-    connect(&target.admin()?).await
-}
-
-fn print(target: &Target, text: impl FnOnce() -> String, json: impl FnOnce() -> serde_json::Value) {
+pub fn print(
+    target: &Target,
+    text: impl FnOnce(Colour) -> String,
+    json: impl FnOnce() -> serde_json::Value,
+) -> anyhow::Result<()> {
     match target.output {
-        Output::Table => println!("{}", text()),
-        Output::Json => println!("{:#}", json()),
+        Output::Table => say(&text(Colour::of_stdout())),
+        Output::Json => say(&format!("{:#}", json())),
     }
 }
 
-async fn all_nodes(client: &mut Client, all: bool) -> anyhow::Result<Vec<pb::Node>> {
+pub async fn all_nodes(client: &mut Client, all: bool) -> anyhow::Result<Vec<pb::Node>> {
     Ok(client.nodes(pb::NodesRequest { all }).await.map_err(told)?.into_inner().nodes)
 }
 
@@ -71,14 +53,14 @@ pub fn find<'a>(nodes: &'a [pb::Node], wanted: &str) -> anyhow::Result<&'a pb::N
 pub async fn status(target: &Target, linearizable: bool) -> anyhow::Result<ExitCode> {
     let request = pb::StatusRequest { linearizable };
     let status = client(target).await?.status(request).await.map_err(told)?.into_inner();
-    print(target, || show::status(&status), || show::status_json(&status));
+    print(target, |colour| show::status(&status, colour), || json::status(&status))?;
     Ok(SUCCESS)
 }
 
 pub async fn nodes(target: &Target, all: bool) -> anyhow::Result<ExitCode> {
     let nodes = all_nodes(&mut client(target).await?, all).await?;
-    let as_json = || nodes.iter().map(show::node_json).collect();
-    print(target, || show::nodes(&nodes), as_json);
+    let as_json = || nodes.iter().map(json::node).collect();
+    print(target, |colour| show::nodes(&nodes, colour), as_json)?;
     Ok(SUCCESS)
 }
 
@@ -92,8 +74,14 @@ pub async fn shards(
     let owner = owner.map(|owner| find(&nodes, owner)).transpose()?.map_or(0, |node| node.id);
     let request = pb::ShardsRequest { owner, unsettled };
     let shards = client.shards(request).await.map_err(told)?.into_inner().shards;
-    let as_json = || shards.iter().map(show::shard_json).collect();
-    print(target, || show::shards(&shards, &nodes), as_json);
+    let as_json = || shards.iter().map(json::shard).collect();
+    let as_text = |colour| {
+        if shards.is_empty() && unsettled {
+            return "every shard rests on its owner".to_owned();
+        }
+        show::shards(&shards, &nodes, colour)
+    };
+    print(target, as_text, as_json)?;
     Ok(SUCCESS)
 }
 
@@ -103,18 +91,35 @@ pub async fn lookup(target: &Target, key: &str) -> anyhow::Result<ExitCode> {
     let shards = client.shards(request).await.map_err(told)?.into_inner().shards;
     let count = u32::try_from(shards.len()).context("too many shards")?;
     if !count.is_power_of_two() || count < 2 {
-        bail!("the cluster is not formed yet");
+        bail!("the cluster is not formed yet: `shoal status` tells what it waits for");
     }
     let id = hash::key_shard(key.as_bytes(), count);
     let shard = shards.iter().find(|shard| shard.id == id).context("the shard is not listed")?;
     let nodes = all_nodes(&mut client, false).await?;
+    let address = nodes.iter().find(|node| node.id == shard.owner);
+    let address = address.map_or("-", |node| node.node_address.as_str());
     let as_json = || {
-        let mut found = show::shard_json(shard);
+        let mut found = json::shard(shard);
         found["key"] = json!(key);
         found["owner_name"] = json!(show::name(&nodes, shard.owner));
+        found["owner_address"] = json!(address);
         found
     };
-    print(target, || show::shards(std::slice::from_ref(shard), &nodes), as_json);
+    let as_text = |colour| {
+        let row: Vec<Cell> = vec![
+            key.into(),
+            shard.id.into(),
+            show::name(&nodes, shard.owner).into(),
+            address.into(),
+            show::epoch(shard.epoch).into(),
+            Cell::toned(
+                shard.state.as_str(),
+                if shard.state == "owned" { Tone::Plain } else { Tone::Warn },
+            ),
+        ];
+        table(&["KEY", "SHARD", "OWNER", "ADDRESS", "EPOCH", "STATE"], &[row], colour)
+    };
+    print(target, as_text, as_json)?;
     Ok(SUCCESS)
 }
 
@@ -124,95 +129,35 @@ pub async fn call(
     key: String,
     payload: String,
 ) -> anyhow::Result<ExitCode> {
-    let mut client = ShoalClient::new(channel(&target.address.to_string()).await?);
+    let mut client = ShoalClient::new(ask::channel(&target.address.to_string()).await?);
     let request = CallRequest { key: Bytes::from(key), method, payload: Bytes::from(payload) };
     let answer = client.call(request).await.map_err(told)?.into_inner();
-    let text = || String::from_utf8_lossy(&answer.payload).into_owned();
     let as_json = || {
         json!({
-            "payload": text(), "shard": answer.shard, "epoch": answer.epoch,
+            "payload": String::from_utf8_lossy(&answer.payload),
+            "payload_hex": hex(&answer.payload),
+            "shard": answer.shard, "epoch": answer.epoch, "epoch_count": answer.epoch as u32,
             "owner": answer.owner, "forwarded": answer.forwarded,
         })
     };
-    print(target, text, as_json);
+    match target.output {
+        // The answer as it is: it may be anything.
+        Output::Table => super::say_bytes(&answer.payload)?,
+        Output::Json => say(&format!("{:#}", as_json()))?,
+    }
     Ok(SUCCESS)
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 pub async fn plan(target: &Target) -> anyhow::Result<ExitCode> {
     let mut client = client(target).await?;
     let plan = client.plan(pb::PlanRequest {}).await.map_err(told)?.into_inner();
     let nodes = all_nodes(&mut client, false).await?;
-    print(target, || show::plan(&plan, &nodes), || show::plan_json(&plan));
+    print(target, |colour| show::plan(&plan, &nodes, colour), || json::plan(&plan))?;
     Ok(SUCCESS)
-}
-
-pub async fn cancel_drain(target: &Target, wanted: &str) -> anyhow::Result<ExitCode> {
-    let mut client = client(target).await?;
-    let nodes = all_nodes(&mut client, false).await?;
-    let node = find(&nodes, wanted)?;
-    let request = pb::CancelDrainRequest { node: node.id, operator: None };
-    client.cancel_drain(request).await.map_err(told)?;
-    print(
-        target,
-        || format!("{} may receive shards again", node.name),
-        || json!({ "node": node.name }),
-    );
-    Ok(SUCCESS)
-}
-
-/// Waits until the node owns nothing; with `remove` then ends it for ever.
-pub async fn drain(target: &Target, wanted: &str, remove: bool) -> anyhow::Result<ExitCode> {
-    let mut client = client(target).await?;
-    let nodes = all_nodes(&mut client, false).await?;
-    let node = find(&nodes, wanted)?.clone();
-    let kind = if remove { pb::DrainKind::Removal } else { pb::DrainKind::Restart };
-    start_drain(&mut client, &node, kind).await.map_err(told)?;
-    let mut last = None;
-    loop {
-        let nodes = all_nodes(&mut client, true).await?;
-        let now = find(&nodes, &node.id.to_string())?;
-        let left = now.shards_owned + now.shards_receiving;
-        if last != Some(left) && target.output == Output::Table {
-            println!("{}: {left} shards left", node.name);
-        }
-        last = Some(left);
-        if left == 0 {
-            break;
-        }
-        time::sleep(DRAIN_POLL).await;
-    }
-    if remove {
-        end(&mut client, &node).await.map_err(told)?;
-    }
-    let state = if remove { "removed" } else { "drained" };
-    print(
-        target,
-        || format!("{} is {state}", node.name),
-        || json!({ "node": node.name, "state": state }),
-    );
-    Ok(SUCCESS)
-}
-
-pub async fn start_drain(
-    client: &mut Client,
-    node: &pb::Node,
-    kind: pb::DrainKind,
-) -> Result<(), Status> {
-    let request = pb::DrainRequest {
-        node: node.id,
-        kind: kind.into(),
-        incarnation: node.incarnation.clone(),
-        operator: None,
-    };
-    client.drain(request).await.map(|_| ())
-}
-
-/// Ends the session of a node that owns nothing, then the node.
-pub async fn end(client: &mut Client, node: &pb::Node) -> Result<(), Status> {
-    let incarnation = node.incarnation.clone();
-    client.close(pb::CloseRequest { node: node.id, incarnation, operator: None }).await?;
-    client.remove(pb::RemoveRequest { node: node.id, force: false, operator: None }).await?;
-    Ok(())
 }
 
 pub async fn move_shard(target: &Target, shard: u32, to: &str) -> anyhow::Result<ExitCode> {
@@ -223,9 +168,13 @@ pub async fn move_shard(target: &Target, shard: u32, to: &str) -> anyhow::Result
     let epoch = client.r#move(request).await.map_err(told)?.into_inner().epoch;
     print(
         target,
-        || format!("{} owns shard {shard} under epoch e{}", node.name, epoch as u32),
-        || json!({ "shard": shard, "owner": node.name, "epoch": epoch }),
-    );
+        |_| format!("{} owns shard {shard} under epoch {}", node.name, show::epoch(epoch)),
+        || {
+            json!({
+                "shard": shard, "owner": node.name, "epoch": epoch, "epoch_count": epoch as u32,
+            })
+        },
+    )?;
     Ok(SUCCESS)
 }
 
@@ -233,7 +182,8 @@ pub async fn configure(target: &Target, settings: &[String]) -> anyhow::Result<E
     let request = read_settings(settings)?;
     let answer = client(target).await?.configure(request).await.map_err(told)?.into_inner();
     let settings = answer.settings.unwrap_or_default();
-    print(target, || show::settings(&settings), || show::settings_json(&settings));
+    let as_text = |_| show::settings_lines(&settings).join("\n");
+    print(target, as_text, || json::settings(&settings))?;
     Ok(SUCCESS)
 }
 

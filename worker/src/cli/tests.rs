@@ -19,6 +19,7 @@ fn parse(line: &str) -> Result<Command, clap::Error> {
 fn every_command_of_the_manual_parses() {
     for line in [
         "shoal dev --demo --no-report",
+        "shoal dev --base-port 21000 --shards 64 --lease 5",
         "shoal status --linearizable --address localhost:11001",
         "shoal nodes --output json",
         "shoal shards --owner node-a --unsettled",
@@ -28,9 +29,13 @@ fn every_command_of_the_manual_parses() {
         "shoal plan",
         "shoal drain node-b --remove",
         "shoal drain 3 --cancel",
+        "shoal drain node-b --no-wait",
+        "shoal drain node-b --remove --timeout 60",
+        "shoal snapshot registry.shoal",
+        "shoal snapshot registry.shoal --inspect --output json",
         "shoal move 17 node-c",
         "shoal configure max_moves=8 rebalance=paused",
-        "shoal top",
+        "shoal top --interval 1000 -a localhost:11001",
         "shoal bench --rate 500 --seconds 5 --addresses localhost:11000,localhost:11001",
         "shoal bench --concurrency 8 --calls 1000 --keys 2000",
     ] {
@@ -42,9 +47,13 @@ fn every_command_of_the_manual_parses() {
 fn what_excludes_each_other_or_is_out_of_range_is_refused() {
     for line in [
         "shoal drain node-b --remove --cancel",
+        "shoal drain node-b --no-wait --timeout 3",
         "shoal configure",
         "shoal bench --calls 5 --seconds 5",
         "shoal bench --keys 10",
+        "shoal bench --rate 0",
+        "shoal bench --rate 500 --concurrency 8",
+        "shoal bench --connections 0",
         "shoal move seventeen node-c",
         "shoal status --address nowhere",
     ] {
@@ -91,4 +100,21 @@ fn a_node_is_found_by_name_address_and_id() {
     assert_eq!([id("node-a"), id("localhost:2"), id("n4")], [Some(4), Some(9), Some(4)]);
     assert_eq!(id("4"), Some(9), "a name goes before an id");
     assert_eq!(id("node-z"), None);
+}
+
+#[test]
+fn every_help_names_units_or_examples_and_fits_100_columns() {
+    use clap::CommandFactory as _;
+    let mut shoal = Shoal::command();
+    shoal.build();
+    for command in shoal.get_subcommands_mut().filter(|command| command.get_name() != "help") {
+        let help = command.render_long_help().to_string();
+        for line in help.lines() {
+            assert!(line.chars().count() <= 120, "{}: {line}", command.get_name());
+        }
+        for argument in command.get_arguments().filter(|argument| !argument.is_hide_set()) {
+            let told = argument.get_help().is_some() || argument.is_positional();
+            assert!(told, "{} {}", command.get_name(), argument.get_id());
+        }
+    }
 }

@@ -9,16 +9,16 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context as _, bail, ensure};
+use anyhow::{Context as _, anyhow, bail, ensure};
 use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _},
     process::{Child, Command},
     time::{self, Instant},
 };
 
 use crate::{
+    cli::http,
     config::{ADMIN_PORT_OFFSET, HTTP_PORT_OFFSET},
-    env::{disk, net},
+    env::disk,
 };
 
 const POLL: Duration = Duration::from_millis(50);
@@ -89,11 +89,15 @@ impl Node {
         format!("localhost:{}", self.port + ADMIN_PORT_OFFSET)
     }
 
+    pub fn http_address(&self) -> String {
+        format!("localhost:{}", self.port + HTTP_PORT_OFFSET)
+    }
+
     pub fn runs(&self) -> bool {
         self.child.is_some()
     }
 
-    fn log(&self) -> PathBuf {
+    pub fn log(&self) -> PathBuf {
         self.dir.with_extension(format!("{}.log", self.starts))
     }
 
@@ -135,15 +139,14 @@ impl Node {
     /// Until /readyz says 200; the end of the process or `patience` is an error.
     pub async fn ready(&mut self, patience: Duration) -> anyhow::Result<()> {
         let until = Instant::now() + patience;
-        let address = format!("localhost:{}", self.port + HTTP_PORT_OFFSET);
+        let address = self.http_address();
         let mut last = "no answer".to_owned();
         while Instant::now() < until {
             self.check()?;
-            match time::timeout(PROBE_PATIENCE, probe(&address)).await {
-                Ok(Ok((200, _))) => return Ok(()),
-                Ok(Ok((code, text))) => last = format!("{code} {text}"),
-                Ok(Err(error)) => last = error.to_string(),
-                Err(_) => last = "no answer".to_owned(),
+            match http::get(&address, "/readyz", PROBE_PATIENCE).await {
+                Ok((200, _)) => return Ok(()),
+                Ok((code, text)) => last = format!("{code} {}", text.trim()),
+                Err(error) => last = error.to_string(),
             }
             time::sleep(POLL).await;
         }
@@ -152,15 +155,29 @@ impl Node {
 
     /// An error if the process ended by itself.
     pub fn check(&mut self) -> anyhow::Result<()> {
-        let child = self.child.as_mut().with_context(|| format!("{} does not run", self.name))?;
-        if let Some(status) = child.try_wait()? {
-            self.child = None;
-            let log = disk::read(&self.log())?.unwrap_or_default();
-            let log = String::from_utf8_lossy(&log);
-            let last = log.lines().last().unwrap_or_default();
-            bail!("{} ended with {status}: {last}; see {}", self.name, self.log().display());
+        ensure!(self.child.is_some(), "{} does not run", self.name);
+        match self.died()? {
+            Some(status) => Err(self.why(status)),
+            None => Ok(()),
         }
-        Ok(())
+    }
+
+    /// How the process ended, if it did so since this was asked last; it is reaped then.
+    pub fn died(&mut self) -> anyhow::Result<Option<ExitStatus>> {
+        let Some(child) = self.child.as_mut() else { return Ok(None) };
+        let status = child.try_wait()?;
+        if status.is_some() {
+            self.child = None;
+        }
+        Ok(status)
+    }
+
+    /// With the last that it said.
+    pub fn why(&self, status: ExitStatus) -> anyhow::Error {
+        let log = disk::read(&self.log()).ok().flatten().unwrap_or_default();
+        let log = String::from_utf8_lossy(&log);
+        let last = log.lines().last().unwrap_or_default();
+        anyhow!("{} ended with {status}: {last}; see {}", self.name, self.log().display())
     }
 
     /// Asks the process to leave.
@@ -201,24 +218,6 @@ impl Node {
     }
 }
 
-/// Status and first line of /readyz.
-async fn probe(address: &str) -> std::io::Result<(u16, String)> {
-    /// What is read of an answer.
-    const MOST: u64 = 8 << 10;
-    let mut socket = net::connect(address).await?;
-    let request = format!("GET /readyz HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\r\n");
-    socket.write_all(request.as_bytes()).await?;
-    let mut answer = Vec::new();
-    socket.take(MOST).read_to_end(&mut answer).await?;
-    Ok(read_answer(&String::from_utf8_lossy(&answer)))
-}
-
-fn read_answer(answer: &str) -> (u16, String) {
-    let code = answer.split(' ').nth(1).and_then(|code| code.parse().ok()).unwrap_or(0);
-    let body = answer.split_once("\r\n\r\n").map_or("", |(_, body)| body);
-    (code, body.lines().next().unwrap_or_default().to_owned())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -238,12 +237,5 @@ mod tests {
         ];
         assert_eq!(node.environment(), expected.map(|(name, value)| (name, value.to_owned())));
         assert_eq!(node.admin_address(), "localhost:13001");
-    }
-
-    #[test]
-    fn an_answer_is_read_by_code_and_reason() {
-        let answer = "HTTP/1.1 503 Service Unavailable\r\na: b\r\n\r\nno leader\nmore";
-        assert_eq!(read_answer(answer), (503, "no leader".to_owned()));
-        assert_eq!(read_answer(""), (0, String::new()));
     }
 }

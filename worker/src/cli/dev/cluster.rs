@@ -5,13 +5,18 @@ use std::{path::Path, time::Duration};
 use anyhow::{Context as _, bail};
 use shoal_proto::shoal::admin::v1 as pb;
 use tokio::time::{self, Instant};
-use tonic::{Code, Status};
 
 use super::{
     Args,
     children::{Node, Start},
+    screen::Teller,
 };
-use crate::cli::admin::{self, Client};
+use crate::cli::{
+    admin,
+    ask::{self, first},
+    events, show,
+    table::Colour,
+};
 
 /// Founding nodes.
 const FOUNDERS: [&str; 3] = ["node-a", "node-b", "node-c"];
@@ -23,9 +28,9 @@ pub const SETTLE: Duration = Duration::from_secs(30);
 pub const LEAVE: Duration = Duration::from_secs(25);
 /// One request to one admin port.
 const ASK: Duration = Duration::from_secs(5);
-/// A change may wait for an election.
-const CHANGE: Duration = Duration::from_secs(15);
 const POLL: Duration = Duration::from_millis(100);
+/// Between two looks at a cluster that nobody drives.
+const LOOK: Duration = Duration::from_millis(250);
 /// States in a row that must show rest.
 const CALM: u32 = 5;
 
@@ -93,7 +98,7 @@ impl Cluster {
         for node in self.nodes.iter_mut().filter(|node| node.runs()) {
             node.check()?;
         }
-        ask(&self.admins(), |mut client| async move {
+        first(&self.admins(), |mut client| async move {
             client.status(pb::StatusRequest::default()).await.map(tonic::Response::into_inner)
         })
         .await
@@ -105,7 +110,7 @@ impl Cluster {
 
     /// Sum of all epochs: it grows by one with each change of owner.
     pub async fn owner_changes(&mut self) -> anyhow::Result<u64> {
-        let shards = ask(&self.admins(), |mut client| async move {
+        let shards = first(&self.admins(), |mut client| async move {
             let all = pb::ShardsRequest { owner: 0, unsettled: false };
             client.shards(all).await.map(|answer| answer.into_inner().shards)
         })
@@ -137,7 +142,7 @@ impl Cluster {
         while Instant::now() < until {
             match self.status().await {
                 Ok(status) if wanted(&status) => return Ok(status),
-                Ok(status) => last = crate::cli::show::status(&status),
+                Ok(status) => last = show::status(&status, Colour::OFF),
                 Err(error) => {
                     for node in self.nodes.iter_mut().filter(|node| node.runs()) {
                         node.check()?;
@@ -150,14 +155,49 @@ impl Cluster {
         bail!("{what}: not within {SETTLE:?}; the last state was\n{last}")
     }
 
-    /// Until one of the nodes ends by itself.
-    pub async fn watch<T>(&mut self) -> anyhow::Result<T> {
+    /// Tells what happens to the cluster and starts nodes that died again, for ever; a node
+    /// that says why it cannot go on is an error.
+    pub async fn tend<T>(&mut self, teller: &Teller) -> anyhow::Result<T> {
+        let mut before: Option<pb::StatusResponse> = None;
         loop {
-            for node in self.nodes.iter_mut().filter(|node| node.runs()) {
-                node.check()?;
+            for at in 0..self.nodes.len() {
+                let Some(status) = self.nodes[at].died()? else { continue };
+                // A code is the node's own word, a signal is somebody else's.
+                if status.code().is_some() {
+                    return Err(self.nodes[at].why(status));
+                }
+                self.revive(at, teller).await?;
             }
-            time::sleep(POLL).await;
+            if let Ok(now) = self.status().await {
+                if let Some(before) = &before {
+                    events::between(before, &now).into_iter().for_each(|line| teller.say(line));
+                }
+                before = Some(now);
+            }
+            time::sleep(LOOK).await;
         }
+    }
+
+    /// It was reaped here, which proves that it is dead: its shards need not wait.
+    async fn revive(&mut self, at: usize, teller: &Teller) -> anyhow::Result<()> {
+        let name = self.nodes[at].name.clone();
+        teller.say(format!("{name} was killed: reports its death and starts it again"));
+        if let Ok(row) = self.known(&name).await {
+            let death = pb::ReportDeathRequest {
+                node: row.id,
+                incarnation: row.incarnation,
+                operator: None,
+            };
+            let admins = self.admins();
+            let reported = ask::change(&admins, |mut client| {
+                let death = death.clone();
+                async move { client.report_death(death).await.map(|_| ()) }
+            });
+            if let Err(error) = reported.await {
+                teller.say(format!("its lease must end: {error:#}"));
+            }
+        }
+        self.nodes[at].spawn()
     }
 
     /// Shards close in place, then every process leaves; all are reaped.
@@ -169,7 +209,7 @@ impl Cluster {
         // A cluster without a quorum cannot agree on it: the processes end all the same.
         let _ = time::timeout(
             ASK,
-            ask(&admins, |mut client| async move {
+            first(&admins, |mut client| async move {
                 client.stop_all(pb::StopAllRequest::default()).await.map(|_| ())
             }),
         )
@@ -191,49 +231,4 @@ fn up(status: &pb::StatusResponse) -> usize {
 pub fn at_rest(status: &pb::StatusResponse) -> bool {
     let shards = status.shards.unwrap_or_default();
     status.formed && shards.total > 0 && shards.unassigned == 0 && shards.moving == 0
-}
-
-/// The answer of the first of `admins` that gives one.
-pub async fn ask<T, F>(admins: &[String], request: impl Fn(Client) -> F) -> anyhow::Result<T>
-where
-    F: Future<Output = Result<T, Status>>,
-{
-    let mut last = anyhow::anyhow!("no node runs");
-    for address in admins {
-        let asked = async {
-            let client = admin::connect(address).await?;
-            request(client).await.map_err(admin::told)
-        };
-        match time::timeout(ASK, asked).await {
-            Ok(Ok(answer)) => return Ok(answer),
-            Ok(Err(error)) => last = error,
-            Err(_) => last = anyhow::anyhow!("{address} does not answer"),
-        }
-    }
-    Err(last)
-}
-
-/// Asks for a change again while there is no leader to make it.
-pub async fn change<F>(admins: &[String], request: impl Fn(Client) -> F) -> anyhow::Result<()>
-where
-    F: Future<Output = Result<(), Status>>,
-{
-    let until = Instant::now() + CHANGE;
-    loop {
-        let asked = ask(admins, |client| {
-            let asking = request(client);
-            async move {
-                match asking.await {
-                    Err(status) if status.code() != Code::Unavailable => Ok(Err(status)),
-                    Err(status) => Err(status),
-                    Ok(()) => Ok(Ok(())),
-                }
-            }
-        });
-        match asked.await {
-            Ok(answer) => return answer.map_err(admin::told),
-            Err(error) if Instant::now() >= until => return Err(error),
-            Err(_) => time::sleep(POLL).await,
-        }
-    }
 }

@@ -25,8 +25,9 @@ use super::{
     verdict::{CRASH, PHASES, Verdict},
 };
 use crate::cli::{
-    admin,
+    ask,
     bench::{self, Bound, Config, Entries, Load, Progress, Report},
+    drain,
 };
 
 const CONNECTIONS: usize = 16;
@@ -150,7 +151,7 @@ impl<'a> Story<'a> {
         tokio::spawn(async move {
             loop {
                 let addresses = admins.read().clone();
-                let asked = cluster::ask(&addresses, |mut client| async move {
+                let asked = ask::first(&addresses, |mut client| async move {
                     client.status(pb::StatusRequest::default()).await
                 });
                 if let Ok(status) = asked.await {
@@ -179,9 +180,9 @@ impl<'a> Story<'a> {
         let began = Instant::now();
         let node = self.cluster.known(REMOVED).await?;
         let owned = node.shards_owned;
-        cluster::change(&self.cluster.admins(), |mut client| {
+        ask::change(&self.cluster.admins(), |mut client| {
             let node = node.clone();
-            async move { admin::start_drain(&mut client, &node, pb::DrainKind::Removal).await }
+            async move { drain::start(&mut client, &node, pb::DrainKind::Removal).await }
         })
         .await?;
         self.say(format!("{REMOVED} drains {owned} shards for its removal"));
@@ -195,12 +196,12 @@ impl<'a> Story<'a> {
             operator: None,
         };
         let others = self.others(REMOVED);
-        cluster::change(&others, |mut client| {
+        ask::change(&others, |mut client| {
             let close = close.clone();
             async move { client.close(close).await.map(|_| ()) }
         })
         .await?;
-        cluster::change(&others, |mut client| {
+        ask::change(&others, |mut client| {
             let remove = pb::RemoveRequest { node: node.id, force: false, operator: None };
             async move { client.remove(remove).await.map(|_| ()) }
         })
@@ -243,7 +244,7 @@ impl<'a> Story<'a> {
                 incarnation: node.incarnation.clone(),
                 operator: None,
             };
-            cluster::change(&self.cluster.admins(), |mut client| {
+            ask::change(&self.cluster.admins(), |mut client| {
                 let death = death.clone();
                 async move { client.report_death(death).await.map(|_| ()) }
             })
