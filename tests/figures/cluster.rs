@@ -85,11 +85,12 @@ impl Cluster {
         self.nodes[at].spawn(&program)
     }
 
-    /// A further node that joins through the first one; it does not run yet.
+    /// A further node that joins through one that runs; it does not run yet.
     pub fn joiner(&mut self) -> anyhow::Result<usize> {
         let at = self.nodes.len();
         let port = free_ports(1)?;
-        let join = ("JOIN_ADDRESS", self.nodes[0].address());
+        let through = self.running().next().context("no node runs")?.address();
+        let join = ("JOIN_ADDRESS", through);
         self.nodes.push(Node::new(&name(at), port, &self.dir, join)?);
         Ok(at)
     }

@@ -33,6 +33,7 @@ const HEALS_WITHIN: Duration = Duration::from_secs(30);
 const JITTER: Duration = Duration::from_secs(1);
 const TARGET_MS: f64 = 4_000.0;
 
+const AIMS: usize = 5;
 /// Kills of the last rows, each soon after another under the same leader.
 const AGAIN: usize = 3;
 
@@ -142,18 +143,9 @@ async fn unsuspecting(cluster: &mut Cluster) -> anyhow::Result<()> {
 }
 
 async fn one(cluster: &mut Cluster, victim: Victim, seen: &mut Seen) -> anyhow::Result<()> {
-    let (status, _) = cluster.settled("the cluster is whole", cluster::whole(3)).await?;
-    let id = match victim {
-        Victim::Leader => status.leader_id,
-        Victim::Follower => {
-            let others = status.nodes.iter().filter(|node| node.id != status.leader_id);
-            let others: Vec<_> = others.collect();
-            others[(random::fraction() * others.len() as f64) as usize].id
-        }
-    };
-    let at = cluster.at(&status, id)?;
+    let (id, probes) = aim(cluster, victim).await?;
+    let at = cluster.at(&cluster.status().await?, id)?;
     let name = cluster.nodes[at].name.clone();
-    let probes = probes(cluster, &status, at, id).await?;
     time::sleep(JITTER.mul_f64(random::fraction())).await;
 
     // The fault is only what it says if the roles are still the same.
@@ -178,6 +170,28 @@ async fn one(cluster: &mut Cluster, victim: Victim, seen: &mut Seen) -> anyhow::
     seen.last.push(spread.most);
     seen.middle.push(spread.median);
     cluster.start(at)
+}
+
+/// Whom to kill, and a key for each of its shards that it has just answered.
+async fn aim(cluster: &mut Cluster, victim: Victim) -> anyhow::Result<(u64, Vec<Probe>)> {
+    let mut last = anyhow::anyhow!("no attempt");
+    for _ in 0..AIMS {
+        let (status, _) = cluster.settled("the cluster is whole", cluster::whole(3)).await?;
+        let id = match victim {
+            Victim::Leader => status.leader_id,
+            Victim::Follower => {
+                let others = status.nodes.iter().filter(|node| node.id != status.leader_id);
+                let others: Vec<_> = others.collect();
+                others[(random::fraction() * others.len() as f64) as usize].id
+            }
+        };
+        // A table that lagged shows in an answer by another node.
+        match probes(cluster, &status, cluster.at(&status, id)?, id).await {
+            Ok(probes) => return Ok((id, probes)),
+            Err(error) => last = error,
+        }
+    }
+    Err(last)
 }
 
 /// One for each shard of the victim, over connections to the two others that carried calls.

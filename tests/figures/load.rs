@@ -61,3 +61,10 @@ pub fn damaged(report: &Report) -> u64 {
     let judged = &report.judgement;
     judged.lost + judged.doubled + judged.fallen_since(0)
 }
+
+/// Its parts.
+pub fn damage(report: &Report) -> String {
+    let judged = &report.judgement;
+    let fallen = judged.fallen_since(0);
+    format!("{} lost, {} doubled, {fallen} gone with a failover", judged.lost, judged.doubled)
+}

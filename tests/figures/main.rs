@@ -20,6 +20,8 @@ mod machine;
 mod node;
 mod planned;
 mod process;
+mod stock;
+mod vip;
 mod voters;
 
 use std::{
@@ -39,6 +41,7 @@ use self::{
     figure::{Figure, Row, Verdict},
     kill::Victim,
     machine::Machine,
+    stock::Language,
 };
 
 #[global_allocator]
@@ -59,6 +62,15 @@ struct Arguments {
     /// Kills of a leader, and as many of another node
     #[arg(long, default_value_t = 30)]
     kills: usize,
+    /// Calls of each client over planned changes, at least
+    #[arg(long, default_value_t = 200_000)]
+    calls: u64,
+    /// Where tests/clients/build.sh left the stock clients
+    #[arg(long, default_value = "target/clients")]
+    clients: PathBuf,
+    /// Calls a second beside planned changes [default: what the client can send beside the nodes]
+    #[arg(long)]
+    rate: Option<f64>,
     #[command(subcommand)]
     part: Option<Part>,
 }
@@ -77,6 +89,8 @@ enum Name {
     Form,
     Join,
     Planned,
+    Grpcio,
+    GrpcGo,
     Voters,
     KillFollower,
     KillLeader,
@@ -86,10 +100,14 @@ enum Name {
     Idle,
 }
 
-const ALL: [Name; 10] = [
+const STOCK: &str = "The same changes; increments on 1,024 counters over 64 channels with default options and no retry policy, through addresses that take each new connection to any running node, as a Service does.";
+
+const ALL: [Name; 12] = [
     Name::Form,
     Name::Join,
     Name::Planned,
+    Name::Grpcio,
+    Name::GrpcGo,
     Name::Voters,
     Name::KillFollower,
     Name::KillLeader,
@@ -118,6 +136,8 @@ impl Name {
                 "Planned changes under load, `shoal bench`",
                 "Increments on 4,096 counters over 64 connections to any node while a fourth node joins, one is drained and removed, and the three that remain are restarted one after another.",
             ),
+            Self::Grpcio => ("grpcio", "Planned changes under load, grpcio", STOCK),
+            Self::GrpcGo => ("grpc-go", "Planned changes under load, grpc-go", STOCK),
             Self::Voters => (
                 "voters",
                 "Voters in a roll",
@@ -160,19 +180,22 @@ impl Name {
     fn patience(self) -> Duration {
         Duration::from_secs(match self {
             Self::KillFollower | Self::KillLeader => 900,
-            Self::Planned | Self::Voters | Self::Forward => 300,
+            Self::Planned | Self::Grpcio | Self::GrpcGo => 420,
+            Self::Voters | Self::Forward => 300,
             Self::Form | Self::Join | Self::IdleLeader | Self::Commits | Self::Idle => 180,
         })
     }
 
-    async fn rows(self, place: &Place, kills: usize) -> anyhow::Result<Vec<Row>> {
+    async fn rows(self, place: &Place, given: &Arguments) -> anyhow::Result<Vec<Row>> {
         match self {
             Self::Form => form::forming(place).await,
             Self::Join => form::joining(place).await,
-            Self::Planned => planned::run(place).await,
+            Self::Planned => planned::run(place, given).await,
+            Self::Grpcio => stock::run(place, given, Language::Python).await,
+            Self::GrpcGo => stock::run(place, given, Language::Go).await,
             Self::Voters => voters::run(place).await,
-            Self::KillFollower => kill::run(place, Victim::Follower, kills).await,
-            Self::KillLeader => kill::run(place, Victim::Leader, kills).await,
+            Self::KillFollower => kill::run(place, Victim::Follower, given.kills).await,
+            Self::KillLeader => kill::run(place, Victim::Leader, given.kills).await,
             Self::IdleLeader => idle_leader::run(place).await,
             Self::Commits => commits::run(place).await,
             Self::Forward => forward::run(place).await,
@@ -180,11 +203,11 @@ impl Name {
         }
     }
 
-    async fn measure(self, place: &Place, kills: usize) -> Figure {
+    async fn measure(self, place: &Place, given: &Arguments) -> Figure {
         let (name, title, ran) = self.told();
         eprintln!("== {name}: {title}");
         let began = Instant::now();
-        let rows = match time::timeout(self.patience(), self.rows(place, kills)).await {
+        let rows = match time::timeout(self.patience(), self.rows(place, given)).await {
             Ok(Ok(rows)) => rows,
             Ok(Err(error)) => vec![Row::unknown(title, format!("{error:#}"))],
             Err(_) => {
@@ -225,7 +248,7 @@ async fn figures(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let began = Instant::now();
     let mut measured = Vec::new();
     for name in names {
-        let figure = name.measure(&place, arguments.kills).await;
+        let figure = name.measure(&place, arguments).await;
         println!("{figure}");
         let kept = json!({ "machine": machine, "figure": figure });
         write(&out.join(format!("{}.json", figure.name)), &format!("{kept:#}\n"))?;

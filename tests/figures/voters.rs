@@ -17,7 +17,7 @@ use crate::{
     node::{self, Admin},
 };
 
-const EVERY: Duration = Duration::from_millis(20);
+const EVERY: Duration = Duration::from_millis(10);
 const PATIENCE: Duration = Duration::from_millis(500);
 const VOTERS: usize = 3;
 
@@ -52,7 +52,7 @@ pub async fn run(place: &Place) -> anyhow::Result<Vec<Row>> {
             "",
         )
         .target(Target::Exactly(0.0))
-        .note(format!("of {} answers, every node asked each 20 ms", samples.len())),
+        .note(format!("of {} answers, every node asked each 10 ms", samples.len())),
         Row::new("longest time between two answers", millis(gap), "ms")
             .target(Target::AtMost(50.0)),
         Row::median("SIGTERM of a node until it is back with its share", &seconds, "s"),
