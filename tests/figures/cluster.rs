@@ -6,8 +6,9 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, bail, ensure};
 use shoal_proto::{hash, shoal::admin::v1 as pb};
+use shoal_tests::Ports;
 use tokio::time::{self, Instant};
 
 use crate::node::{ASK, Node};
@@ -19,9 +20,9 @@ const POLL: Duration = Duration::from_millis(50);
 const CHANGE: Duration = Duration::from_secs(20);
 /// States in a row that must show rest.
 const CALM: u32 = 5;
-/// Ports below those that Linux gives to outgoing connections, four to a node.
-const PORTS: std::ops::Range<u16> = 21_000..21_900;
-const OFFSETS: [u16; 4] = [0, 1_000, 2_000, 3_000];
+const FOUNDERS: u16 = 3;
+/// Nodes that one cluster has at most, one after another.
+const NODES: u16 = 16;
 
 /// Balances without pauses, for figures that balancing is no part of.
 pub const EAGER: pb::ConfigureRequest = pb::ConfigureRequest {
@@ -40,6 +41,7 @@ pub struct Cluster {
     pub nodes: Vec<Node>,
     program: PathBuf,
     dir: PathBuf,
+    ports: Ports,
 }
 
 /// Where the program and the data of clusters are.
@@ -52,19 +54,15 @@ pub struct Place {
 impl Cluster {
     /// Three nodes that found a cluster together; none runs yet.
     pub fn founders(place: &Place) -> anyhow::Result<Self> {
-        Self::of(place, 3)
-    }
-
-    pub fn of(place: &Place, count: usize) -> anyhow::Result<Self> {
         let dir = fresh(&place.data)?;
-        let first = free_ports(count as u16 + 2)?;
-        let ports: Vec<_> = (0..count as u16).map(|at| first + at).collect();
+        let claimed = Ports::any(NODES);
+        let ports: Vec<_> = (0..FOUNDERS).map(|at| claimed.get(at)).collect();
         let peers: Vec<_> = ports.iter().map(|port| format!("127.0.0.1:{port}")).collect();
         let nodes = ports.iter().enumerate().map(|(at, port)| {
             Node::new(&name(at), *port, &dir, ("PEER_ADDRESSES", peers.join(",")))
         });
         let nodes = nodes.collect::<anyhow::Result<_>>()?;
-        Ok(Self { nodes, program: place.program.clone(), dir })
+        Ok(Self { nodes, program: place.program.clone(), dir, ports: claimed })
     }
 
     /// Three nodes with an owner for every shard.
@@ -88,7 +86,8 @@ impl Cluster {
     /// A further node that joins through one that runs; it does not run yet.
     pub fn joiner(&mut self) -> anyhow::Result<usize> {
         let at = self.nodes.len();
-        let port = free_ports(1)?;
+        ensure!(at < usize::from(NODES), "a cluster has {NODES} nodes at most");
+        let port = self.ports.get(at as u16);
         let through = self.running().next().context("no node runs")?.address();
         let join = ("JOIN_ADDRESS", through);
         self.nodes.push(Node::new(&name(at), port, &self.dir, join)?);
@@ -205,16 +204,6 @@ fn fresh(root: &Path) -> anyhow::Result<PathBuf> {
     let dir = root.join(format!("cluster-{}-{id:08x}", std::process::id()));
     fs::create_dir_all(&dir).with_context(|| format!("creating {}", dir.display()))?;
     Ok(dir)
-}
-
-/// First of `count` successive ports with nobody on them or on their offsets.
-fn free_ports(count: u16) -> anyhow::Result<u16> {
-    let free = |port: u16| std::net::TcpListener::bind(("127.0.0.1", port)).is_ok();
-    let all = |first: u16| (first..first + count).all(|at| OFFSETS.iter().all(|o| free(at + o)));
-    let start = shoal_worker::env::random::u64() as u16 % PORTS.len() as u16;
-    let firsts = PORTS.map(|port| PORTS.start + (port - PORTS.start + start) % PORTS.len() as u16);
-    let mut fitting = firsts.filter(|first| first + count <= PORTS.end);
-    fitting.find(|first| all(*first)).context("no free ports")
 }
 
 /// Every shard has an owner and none moves.

@@ -102,6 +102,11 @@ enum Name {
 
 const STOCK: &str = "The same changes; increments on 1,024 counters over 64 channels with default options and no retry policy, through addresses that take each new connection to any running node, as a Service does.";
 
+/// Where a run of all figures is kept, and the marks around its tables.
+const KEPT: &str = "BENCHMARKS.md";
+const MARKS: (&str, &str) =
+    ("<!-- figures: UPDATE_DOCS=1 make bench -->", "<!-- end of the figures -->");
+
 const ALL: [Name; 12] = [
     Name::Form,
     Name::Join,
@@ -171,7 +176,7 @@ impl Name {
             Self::Idle => (
                 "idle",
                 "An idle cluster",
-                "Three nodes, 1,024 shards, no call for 60 s, one WatchRoutes open to each.",
+                "Six nodes (three vote, two learn, one watches the map), 1,024 shards, no call for 60 s, one WatchRoutes of a client open to each.",
             ),
         }
     }
@@ -259,6 +264,9 @@ async fn figures(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let seconds = began.elapsed().as_secs_f64();
     let table = format!("{machine}; {seconds:.0} s in all.\n\n{}", sections.join("\n"));
     write(&out.join("figures.md"), &table)?;
+    if arguments.only.is_empty() && std::env::var_os("UPDATE_DOCS").is_some() {
+        keep(Path::new(KEPT), &table)?;
+    }
     eprintln!("the tables are in {}", out.join("figures.md").display());
     let verdicts: Vec<_> = measured.iter().flat_map(Figure::verdicts).collect();
     let count = |wanted| verdicts.iter().filter(|verdict| **verdict == wanted).count();
@@ -267,6 +275,44 @@ async fn figures(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     Ok(if missed + unknown == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
+/// Puts the tables between the marks of the document.
+fn keep(document: &Path, table: &str) -> anyhow::Result<()> {
+    let text = fs::read_to_string(document)?;
+    let kept = between_marks(&text, table);
+    write(document, &kept.with_context(|| format!("{} has no marks", document.display()))?)
+}
+
+fn between_marks(text: &str, table: &str) -> Option<String> {
+    let (before, rest) = text.split_once(MARKS.0)?;
+    let (_, after) = rest.split_once(MARKS.1)?;
+    Some(format!("{before}{}\n\n{table}\n{}{after}", MARKS.0, MARKS.1))
+}
+
 fn write(path: &Path, text: &str) -> anyhow::Result<()> {
     fs::write(path, text).with_context(|| format!("writing {}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_document_has_the_marks_and_keeps_the_rest() {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(KEPT);
+        let text = fs::read_to_string(path).unwrap();
+        let once = between_marks(&text, "a table").unwrap();
+        let twice = between_marks(&once, "a table").unwrap();
+        assert_eq!(once, twice);
+        assert!(once.starts_with("# Benchmarks") && once.contains("a table"));
+        assert_eq!(between_marks("no marks", "a table"), None);
+    }
+
+    #[test]
+    fn every_figure_stands_in_the_document() {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(KEPT);
+        let text = fs::read_to_string(path).unwrap();
+        for name in ALL {
+            assert!(text.contains(&format!("`{}`", name.told().0)), "{name:?}");
+        }
+    }
 }

@@ -58,6 +58,10 @@ impl Node {
         address_of(self.port)
     }
 
+    pub fn http_address(&self) -> String {
+        address_of(self.port + 3_000)
+    }
+
     /// Connects by itself, again after a restart.
     pub fn admin(&self) -> Admin {
         AdminClient::new(self.channel.clone())
