@@ -297,9 +297,13 @@ async fn a_leaver_is_planned_with_the_deadline_it_renews_with() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_sole_voter_hands_leadership_to_nobody() {
     let leader = Leader::of_three(16).await;
-    let denied = leader.ask(Request::TransferLeader { to: None }).await.unwrap_err();
+    let denied =
+        leader.ask(Request::TransferLeader { to: None, operator_epoch: None }).await.unwrap_err();
     assert!(matches!(denied, Denied::Impossible(_)), "{denied:?}");
-    let denied = leader.ask(Request::TransferLeader { to: Some(NodeId(7)) }).await.unwrap_err();
+    let denied = leader
+        .ask(Request::TransferLeader { to: Some(NodeId(7)), operator_epoch: None })
+        .await
+        .unwrap_err();
     assert_eq!(denied.to_string(), "node n7 is no voter: name one of the voters");
     leader.end().await;
 }
