@@ -18,7 +18,10 @@ use super::{
     News, Why,
     server::{MAX_SNAPSHOTS, MAX_WATCHERS},
 };
-use crate::wire::{map as wire, registry as rows};
+use crate::{
+    peer::MAX_MESSAGE,
+    wire::{map as wire, registry as rows},
+};
 
 type Events = ReceiverStream<Result<pb::WatchMapEvent, Status>>;
 
@@ -269,6 +272,16 @@ async fn watchers_and_tables_under_way_are_limited() {
     }
     until("the places are taken", || source.metrics.watchers.get() == MAX_WATCHERS as i64).await;
     assert_eq!(refusal(&source, world.applied()).await, Some(Why::Busy));
+}
+
+/// A thousand nodes under long names and 65,536 shards, all of them in a move.
+#[test]
+fn the_largest_table_fits_into_one_message() {
+    let registry = world::largest();
+    assert_eq!((registry.nodes().count(), registry.shards().count()), (1_000, 65_536));
+    let whole = rows::encode_snapshot(&registry);
+    assert!(2 * whole.len() < MAX_MESSAGE, "{} bytes", whole.len());
+    assert_eq!(rows::decode_snapshot(&whole).unwrap(), registry);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -5,8 +5,11 @@ use std::{collections::BTreeMap, pin::Pin, sync::Arc, time::Duration};
 use futures::{Stream, StreamExt as _};
 use parking_lot::Mutex;
 use shoal_core::{
-    id::{ClusterId, Epoch, Incarnation, LogIndex, NodeId},
-    registry::{self, Assign, Command, FEATURE_LEVEL, NodeInfo, Register, Registry},
+    id::{ClusterId, Epoch, Incarnation, LogIndex, NodeId, ShardId},
+    registry::{
+        self, Addresses, Assign, BeginMove, Command, FEATURE_LEVEL, MAX_BATCH, NodeInfo, Register,
+        Registry,
+    },
 };
 use shoal_proto::shoal::peer::v1::{
     self as pb,
@@ -197,6 +200,75 @@ impl World {
         log.apply(&Command::Blank);
         Source::start(node, table)
     }
+}
+
+/// As large as a registry gets.
+pub fn largest() -> Registry {
+    const NODES: u64 = 1_000;
+    const SHARDS: u32 = 65_536;
+    let mut registry = Registry::new();
+    let mut index = 1;
+    let mut apply = |command: Command| {
+        index += 1;
+        let (result, _) = registry.apply(LogIndex(index), &command);
+        assert!(result.is_ok(), "{index}: {result:?}");
+        index
+    };
+    let info = |number: u64| {
+        let name = format!("shoal-worker-of-some-team-{number}");
+        let address = format!("{name}.shoal-worker-of-some-team.namespace.svc.cluster.local:11000");
+        let addresses = Addresses {
+            data: address.clone(),
+            raft: address.clone(),
+            admin: address.clone(),
+            http: address,
+        };
+        NodeInfo { addresses, zone: "europe-west4-a".into(), ..self::info(&name) }
+    };
+    let incarnation = Incarnation { counter: u64::MAX, nonce: u64::MAX };
+    apply(Command::Found {
+        cluster: CLUSTER,
+        founder: info(1),
+        directory: 1,
+        shard_count: SHARDS,
+        lease_ms: 3_000,
+    });
+    apply(Command::Form { unix_seconds: u32::MAX >> 1, highest_epoch_found: Epoch::default() });
+    let mut nodes = vec![FIRST];
+    for number in 2..=NODES {
+        let directory = u128::MAX - u128::from(number);
+        let join = Command::Join { info: info(number), directory, replaces: Vec::new() };
+        nodes.push(NodeId(apply(join)));
+    }
+    for (&node, number) in nodes.iter().zip(1..) {
+        let register = Register {
+            node,
+            replaces: Incarnation::default(),
+            incarnation,
+            info: info(number),
+            lock: None,
+            renewed: LogIndex(node.0),
+            proof: false,
+            reown: false,
+        };
+        apply(Command::Register(register));
+    }
+    let node_of = |shard: u32| nodes[shard as usize % nodes.len()];
+    let epoch = Epoch(u64::from(u32::MAX >> 1) << 32);
+    let shards: Vec<_> = (0..SHARDS).map(ShardId).collect();
+    for batch in shards.chunks(MAX_BATCH) {
+        let owned = batch.iter().map(|&shard| {
+            let target = node_of(shard.0);
+            Assign { shard, epoch, target, incarnation }
+        });
+        apply(Command::Assign { items: owned.collect() });
+        let moving = batch.iter().map(|&shard| {
+            let target = node_of(shard.0 + 1);
+            BeginMove { shard, epoch, target, incarnation }
+        });
+        apply(Command::BeginMove { items: moving.collect() });
+    }
+    registry
 }
 
 fn info(name: &str) -> NodeInfo {
