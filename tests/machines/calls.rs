@@ -125,12 +125,13 @@ enum Stage {
 
 impl World {
     pub fn client_call(&mut self) {
-        let up: Vec<Place> = (0..self.nodes.len()).filter(|place| self.awake(*place)).collect();
+        let open = |place: &Place| self.awake(*place) && !self.live(*place).ending;
+        let up: Vec<Place> = (0..self.nodes.len()).filter(open).collect();
         let Some(place) = self.random.pick(&up) else { return };
         let shard = ShardId(self.random.below(SHARDS.into()) as u32);
         let class = if self.random.percent(60) { Class::Plain } else { Class::Idempotent };
         let length = match self.random.below(100) {
-            0 => self.random.between(500, 3_500) * MS,
+            0 => self.random.below(self.setup.longest_call),
             1..10 => self.random.below(100 * MS),
             _ => self.random.below(5 * MS),
         };
@@ -184,7 +185,8 @@ impl World {
         let header = Header { epoch, map_version, budget: left };
         let frame = Frame { call, origin: place, run, from: me, generation, shard, header, length };
         // A pipe that cannot be opened keeps the frame in its queue.
-        let handed = self.network.passes(place, peer) || self.random.percent(50);
+        let listens = self.nodes[peer].live.is_some();
+        let handed = listens && (self.network.passes(place, peer) || self.random.percent(50));
         if let Some(pending) = self.live_mut(place).ingress.calls.get_mut(&call) {
             pending.flight = Some(Flight { peer, generation, handed });
         }
@@ -316,10 +318,24 @@ impl World {
         self.schedule(at, Event::Own { place: from, run: frame.run, due });
     }
 
+    /// The process is gone: sooner or later its peers notice.
     pub fn reset_pipes_to(&mut self, place: Place, peer: Place) {
+        let after = self.random.between(1, 1_500) * MS;
+        self.break_pipe(place, peer, after);
+    }
+
+    /// The process says farewell before it goes.
+    pub fn close_pipes_to(&mut self, peer: Place) {
+        for place in 0..self.nodes.len() {
+            if self.network.passes(peer, place) {
+                self.break_pipe(place, peer, self.network.weather.delay);
+            }
+        }
+    }
+
+    fn break_pipe(&mut self, place: Place, peer: Place, after: True) {
         let Some(live) = &self.nodes[place].live else { return };
         let Some(generation) = live.ingress.pipes.get(&peer).copied() else { return };
-        let after = self.random.between(1, 1_500) * MS;
         self.own(place, after, Due::Broken { peer, generation });
     }
 

@@ -8,7 +8,9 @@ use shoal_core::{
 
 use crate::{
     clock::{MS, SECOND, SLEW, True},
+    log::What,
     network::Weather,
+    node::Disk,
     requests::{AskBody, For},
     world::{Event, Place, SHARDS, Setup, World},
 };
@@ -96,6 +98,21 @@ pub struct Fault {
     pub span: True,
 }
 
+/// What must end no healthy session, whatever else it does.
+fn harmless(kind: Kind) -> bool {
+    matches!(
+        kind,
+        Kind::Election
+            | Kind::Transfer
+            | Kind::Lease
+            | Kind::Removal
+            | Kind::CancelDrain
+            | Kind::Move
+            | Kind::AbortMove
+            | Kind::Snapshot
+    )
+}
+
 /// What ends by itself.
 #[derive(Clone, Copy, Debug)]
 pub enum Undo {
@@ -113,10 +130,18 @@ pub enum Trap {
     CrashOwner,
     NewLeader,
     IsolateOwner,
+    /// The owner dies before anybody hears of the release, and the target's table stands
+    /// still until the shard may have been given to it by a failover.
+    LoseOwnerUnheard,
 }
 
-const TRAPS: [Trap; 4] =
-    [Trap::RestartTarget, Trap::CrashOwner, Trap::NewLeader, Trap::IsolateOwner];
+const TRAPS: [Trap; 5] = [
+    Trap::RestartTarget,
+    Trap::CrashOwner,
+    Trap::NewLeader,
+    Trap::IsolateOwner,
+    Trap::LoseOwnerUnheard,
+];
 
 impl Setup {
     /// A run with faults, drawn from its seed.
@@ -179,8 +204,12 @@ impl World {
         let Fault { kind, span, .. } = fault;
         self.note(format_args!("fault {kind:?} at {place} for {}", span / MS));
         self.cover_fault(kind, place);
-        self.nodes[place].troubled = self.now + span;
         let until = self.now + span;
+        if !harmless(kind) {
+            for place in 0..self.nodes.len() {
+                self.troubles(place, until + SECOND);
+            }
+        }
         match kind {
             Kind::Crash => self.crash_for(place, span / 4),
             Kind::Reboot => self.reboot(place, span),
@@ -218,7 +247,7 @@ impl World {
                 self.crash_for(place, span / 4);
                 if let Some(copy) = copy.filter(|_| self.may_lose_disk(place)) {
                     self.log.held[place] = copy.applied;
-                    self.nodes[place].disk = copy;
+                    self.nodes[place].disk = Disk { restored: true, ..copy };
                 }
             }
             Kind::Election => self.election(span.min(4 * SECOND)),
@@ -258,14 +287,24 @@ impl World {
         self.schedule(self.now + span, Event::Start(place));
     }
 
-    /// A log survives the loss of a minority of its disks.
+    /// A log survives the loss of a minority of its disks, by its voters and the next ones.
     fn may_lose_disk(&self, place: Place) -> bool {
-        let whole = |one: &Place| {
-            let votes = self.nodes[*one].disk.node.is_some_and(|id| self.log.voters.contains(&id));
-            *one != place && votes && self.log.held[*one] >= self.log.committed
-        };
-        let left = (0..self.nodes.len()).filter(whole).count();
-        left > self.log.voters.len() / 2
+        let coming =
+            self.log.entries[self.log.committed..].iter().filter_map(|entry| match &entry.what {
+                What::Members { voters, .. } => Some(voters),
+                What::Command(_) => None,
+            });
+        std::iter::once(&self.log.voters).chain(coming).all(|voters| {
+            let whole = |one: &Place| {
+                let disk = &self.nodes[*one].disk;
+                *one != place
+                    && disk.node.is_some_and(|id| voters.contains(&id))
+                    && !disk.restored
+                    && self.log.held[*one] >= self.log.committed
+            };
+            let left = (0..self.nodes.len()).filter(whole).count();
+            left > voters.len() / 2
+        })
     }
 
     /// All machines lose their power and come back one after the other.
@@ -409,28 +448,46 @@ impl World {
         self.admin(place, AskBody::Propose(command));
     }
 
-    /// An owner has released: what waited for that strikes.
-    pub fn spring(&mut self, owner: Place, target: Process) {
-        let Some(trap) = self.traps.pop() else { return };
+    /// An owner has released: what waited for that strikes. False when nobody hears of it.
+    pub fn spring(&mut self, owner: Place, target: Process) -> bool {
+        let Some(trap) = self.traps.pop() else { return true };
         self.note(format_args!("trap {trap:?}"));
         self.saw("trap sprung at the release");
-        match trap {
-            Trap::RestartTarget => {
-                if let Some(place) = self.place_of(target.node) {
-                    self.crash(place);
-                    self.schedule(self.now + MS, Event::Start(place));
-                }
+        let target = self.place_of(target.node).filter(|place| self.nodes[*place].live.is_some());
+        match (trap, target) {
+            (Trap::RestartTarget, Some(target)) => {
+                self.troubles(target, self.now + SECOND);
+                self.crash(target);
+                self.schedule(self.now + MS, Event::Start(target));
             }
-            Trap::CrashOwner => {
-                // The process that releases is in the middle of its work.
-                self.schedule(
-                    self.now,
-                    Event::Fault(Fault { kind: Kind::Crash, place: Some(owner), span: SECOND }),
-                );
+            // The process that releases is in the middle of its work: it dies right after.
+            (Trap::CrashOwner, _) => self.dies_next(owner, Kind::Crash, SECOND),
+            (Trap::LoseOwnerUnheard, Some(target)) => {
+                let lease = True::from(self.truth().settings().lease_ms) * MS;
+                self.dies_next(owner, Kind::Reboot, 2 * lease);
+                let until = self.now + lease + 300 * MS;
+                self.troubles(target, until);
+                self.live_mut(target).lags_until = until;
+                return false;
             }
-            Trap::NewLeader => self.election(200 * MS),
-            Trap::IsolateOwner => self.partition(Kind::Isolate, owner, self.now + 3 * SECOND),
+            (Trap::NewLeader, _) => self.election(200 * MS),
+            (Trap::IsolateOwner, _) => {
+                self.partition(Kind::Isolate, owner, self.now + 3 * SECOND);
+            }
+            (Trap::RestartTarget | Trap::LoseOwnerUnheard, None) => {}
         }
+        true
+    }
+
+    fn dies_next(&mut self, place: Place, kind: Kind, span: True) {
+        let fault = Fault { kind, place: Some(place), span };
+        self.schedule(self.now, Event::Fault(fault));
+    }
+
+    /// A fault touches this machine until then.
+    pub fn troubles(&mut self, place: Place, until: True) {
+        let node = &mut self.nodes[place];
+        node.troubled = node.troubled.max(until);
     }
 
     pub fn undo(&mut self, undo: Undo) {

@@ -320,10 +320,10 @@ impl World {
                 if let News::GaveUp(_) = report.news {
                     self.saw("move given up");
                 }
-                let member = self.live(place).usual;
-                self.ask(place, member, For::Nobody, AskBody::Report(report));
-                if report.news == News::Released {
-                    self.spring(place, report.target);
+                let heard = report.news != News::Released || self.spring(place, report.target);
+                if heard && self.nodes[place].live.is_some() {
+                    let member = self.live(place).usual;
+                    self.ask(place, member, For::Nobody, AskBody::Report(report));
                 }
             }
             Action::Drain(key) if slot.calls.is_empty() => {

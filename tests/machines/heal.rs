@@ -29,6 +29,7 @@ impl World {
         self.log.extra_delay = 0;
         self.log.no_election_until = 0;
         self.traps.clear();
+        self.deaf = None;
         for place in 0..self.nodes.len() {
             self.clock(place);
             let node = &mut self.nodes[place];
@@ -50,9 +51,10 @@ impl World {
         let clients_end = healed + within - 9 * SECOND;
         self.run_to(clients_end);
         self.clients = false;
+        let waited = self.waits_for_owners();
         let end = healed + within;
         self.run_while(end, |world| world.unfinished().is_some());
-        if self.unfinished().is_some() && self.waits_for_owners() {
+        if self.unfinished().is_some() && (waited || self.waits_for_owners()) {
             // Half of the nodes are not back, and may be for so long.
             self.saw("waited for owners to come back");
             self.run_while(end + COMEBACK, |world| world.unfinished().is_some());
@@ -136,11 +138,14 @@ impl World {
     fn plan_report(&mut self) -> String {
         let Some(leader) = self.log.leader.filter(|leader| self.nodes[*leader].live.is_some())
         else {
-            return "nobody leads".to_owned();
+            return format!("nobody leads: {}", self.log);
         };
         let now = self.clock(leader);
         let plan = self.with_plan_input(leader, now, planner::plan);
-        plan.map_or_else(String::new, |plan| format!("{leader} leads: {plan}"))
+        plan.map_or_else(
+            || format!("{leader} cannot plan: {}", self.log),
+            |plan| format!("{leader} leads: {}, {plan}", self.log),
+        )
     }
 
     /// One line for a person.

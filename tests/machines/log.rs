@@ -3,11 +3,11 @@
 //! Not Raft: an entry is committed once its leader reaches a majority of the voters. What a
 //! leader left behind uncommitted survives it or not, as chance has it, as it does under Raft.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, fmt};
 
 use shoal_core::{
     id::{LogIndex, NodeId},
-    registry::{Command, Registry},
+    registry::{Command, Event as Applied, Refused, Registry},
 };
 
 use crate::{
@@ -52,6 +52,8 @@ pub struct Log {
     pub committed: usize,
     /// The registry after so many entries.
     pub history: Vec<Registry>,
+    /// What became of the entries that carry a command.
+    pub outcomes: Vec<Option<Result<Applied, Refused>>>,
     pub term: u64,
     /// Who really leads; a process may believe something else.
     pub leader: Option<Place>,
@@ -74,12 +76,21 @@ pub fn index(position: usize) -> LogIndex {
     LogIndex(STRIDE * (position as u64 + 1))
 }
 
+impl fmt::Display for Log {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { term, leader, committed, voters, held, entries, .. } = self;
+        let all = entries.len();
+        write!(f, "term {term} of {leader:?}, {committed} of {all}, {voters:?} hold {held:?}")
+    }
+}
+
 impl Log {
     pub fn new(places: usize) -> Self {
         Self {
             entries: Vec::new(),
             committed: 0,
             history: vec![Registry::new()],
+            outcomes: Vec::new(),
             term: 0,
             leader: None,
             voters: BTreeSet::new(),
@@ -131,8 +142,9 @@ impl World {
 
     fn reached(&self, from: Place) -> Vec<Place> {
         let voters = self.places_of_voters();
+        let votes = |to: &Place| self.awake(*to) && !self.nodes[*to].disk.restored;
         let reached =
-            voters.into_iter().filter(|to| self.awake(*to) && self.network.both_ways(from, *to));
+            voters.into_iter().filter(|to| votes(to) && self.network.both_ways(from, *to));
         reached.collect()
     }
 
@@ -174,6 +186,11 @@ impl World {
             }
             self.commit_one(&entry);
         }
+        let votes = self.nodes[leader].disk.node.is_some_and(|id| self.log.voters.contains(&id));
+        if !votes {
+            // It led until the members changed, of whom it is none.
+            self.log.depose(self.now, 200 * MS);
+        }
         if self.log.committed > before {
             for place in self.reached(leader) {
                 self.log.held[place] = self.log.committed;
@@ -182,9 +199,15 @@ impl World {
         }
     }
 
-    /// Other members need a majority of their own voters, too.
+    /// Other members need a majority of their own voters, too. Where the disks of those are
+    /// gone the change is taken back, by hand in a real cluster: Raft is not what is tested.
     fn next_agree(&mut self, leader: Place, what: &What) -> bool {
         let What::Members { voters, .. } = what else { return true };
+        let there = voters.iter().filter(|id| self.place_of(**id).is_some()).count();
+        if there <= voters.len() / 2 {
+            self.log.entries[self.log.committed].what = What::Command(Box::new(Command::Blank));
+            return false;
+        }
         let now = std::mem::replace(&mut self.log.voters, voters.clone());
         let agree = self.reached(leader).len() > voters.len() / 2;
         self.log.voters = now;
@@ -210,6 +233,7 @@ impl World {
         };
         self.trace.note(self.now, format_args!("commits {} {:?}", index(position), outcome));
         self.log.history.push(after);
+        self.log.outcomes.push(outcome.clone());
         self.judge_entry(entry, outcome);
     }
 
@@ -353,6 +377,7 @@ impl Log {
         let author = Author { place: 0, run: 0, ticket: 0 };
         self.entries.push(Entry { term: 0, what, author, due: 0 });
         self.history.push(after);
+        self.outcomes.push(None);
         self.committed += 1;
     }
 }

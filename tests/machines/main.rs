@@ -19,6 +19,7 @@ mod node;
 mod oracle;
 mod random;
 mod requests;
+mod scenarios;
 mod seeds;
 mod session;
 mod trace;

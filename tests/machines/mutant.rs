@@ -14,7 +14,6 @@ use crate::{
 };
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-#[allow(dead_code)]
 pub enum Mutant {
     NoWaitAfterElection,
     LeaseFromReceipt,

@@ -29,15 +29,21 @@ use crate::{
 
 /// Entries that a member is behind before it is sent a snapshot.
 const SNAPSHOT_BEHIND: usize = 120;
+/// A process whose session is over refuses what still reaches it for so long.
+const LINGERS: True = 400 * MS;
 
 /// What survives the process: everything here was synced.
 #[derive(Clone, Debug)]
 pub struct Disk {
+    /// The node goes by the name of the machine that it was made on.
+    pub made_on: Place,
     /// None until the directory has joined.
     pub node: Option<NodeId>,
     pub directory: u128,
     pub counter: u64,
     pub inode: u64,
+    /// A backup that was put back: Raft does not start on it where any member answers.
+    pub restored: bool,
     /// Entries that the stored registry holds.
     pub applied: usize,
 }
@@ -99,6 +105,8 @@ pub struct Live {
     pub probe: Option<Timestamp>,
     pub next_join: True,
     pub registered: bool,
+    /// Told to stop, and its session is over.
+    pub ending: bool,
     /// The clocks as last read for the leader's loop.
     pub last_clock: Timestamp,
     /// The entry that granted the right now held.
@@ -137,7 +145,16 @@ impl Node {
 impl Disk {
     pub fn empty(place: Place, made: u64) -> Self {
         let directory = (place as u128 + 1) << 64 | u128::from(made);
-        Self { node: None, directory, counter: 0, inode: made + 1, applied: 0 }
+        let inode = made + 1;
+        Self {
+            made_on: place,
+            node: None,
+            directory,
+            counter: 0,
+            inode,
+            restored: false,
+            applied: 0,
+        }
     }
 }
 
@@ -186,6 +203,7 @@ impl World {
             probe: None,
             next_join: 0,
             registered: false,
+            ending: false,
             last_clock: now,
             granted_at: LogIndex(0),
             table,
@@ -215,7 +233,12 @@ impl World {
     pub fn exit(&mut self, place: Place, why: Why) {
         self.note(format_args!("{place} exits: {why:?}"));
         let pause = match why {
-            Why::Stopped => self.random.between(200, 1_500) * MS,
+            // What was on its way to it is still answered.
+            Why::Stopped => {
+                let pause = self.random.between(200, 1_500) * MS;
+                self.live_mut(place).ending = true;
+                return self.own(place, LINGERS, Due::Gone(pause));
+            }
             Why::StillRunning => {
                 self.saw("exit because of a handler that does not end");
                 500 * MS

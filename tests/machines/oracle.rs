@@ -11,7 +11,7 @@ use shoal_core::{
 };
 
 use crate::{
-    clock::True,
+    clock::{MS, True},
     handover::Counter,
     log::{Entry, What},
     world::{Place, SHARDS, World},
@@ -239,6 +239,9 @@ impl World {
             self.judge_abort(command, shard, old, new);
         }
         self.judge_sessions(command, &before, &after);
+        if let (Command::Fence { node, incarnation, .. }, Some(Ok(_))) = (&**command, &outcome) {
+            self.judge_fence(Process::new(*node, *incarnation));
+        }
         self.cover_entry(command, &before, outcome.as_ref());
     }
 
@@ -274,6 +277,21 @@ impl World {
                 let text = format!("{id} has a right and its session ends by {command:?}");
                 self.oracle.fail(text);
             }
+        }
+    }
+
+    /// Leaders come and go: whoever was well all the time keeps its session [L3].
+    fn judge_fence(&mut self, process: Process) {
+        let weather = self.setup.weather;
+        let lossy = weather.loss > 0 || weather.stragglers > 0 || weather.delay > 100 * MS;
+        let margin = 2 * True::from(self.truth().settings().longest_lease_ms()) * MS;
+        let well = |troubled: True| troubled + margin < self.now;
+        let all_well = self.nodes.iter().all(|node| well(node.troubled));
+        let mut live = self.nodes.iter().filter_map(|node| node.live.as_ref());
+        let runs = live.any(|live| live.node() == Some(process));
+        if all_well && runs && !lossy && self.now > margin {
+            let text = format!("{process:?} was fenced, and nothing was wrong with it");
+            self.oracle.fail(text);
         }
     }
 

@@ -84,6 +84,7 @@ impl World {
                 Action::Send { request, call, incarnation, via } => {
                     self.live_mut(place).sent.insert(request.0, now);
                     let member = self.choose(place, via);
+                    self.note(format_args!("{place} asks {member}: {call:?}"));
                     let Some(node) = self.nodes[place].disk.node else { continue };
                     let body = AskBody::Session {
                         call,

@@ -69,6 +69,8 @@ pub enum Due {
         peer: Place,
         generation: u64,
     },
+    /// A process that was told to stop ends, and starts again after so long.
+    Gone(True),
     /// A call's pause is over.
     Resend(u64),
     /// A handler reaches its next step.
@@ -111,6 +113,8 @@ pub struct Setup {
     pub weather: Weather,
     /// Mean pause between two calls of clients.
     pub call_every: True,
+    /// Longest handler of one call in a hundred.
+    pub longest_call: True,
     pub mutant: Option<Mutant>,
     pub verbose: bool,
 }
@@ -125,6 +129,7 @@ impl Setup {
             max_learners: 16,
             weather: crate::network::CALM,
             call_every: 20 * MS,
+            longest_call: 3_500 * MS,
             mutant: None,
             verbose: false,
         }
@@ -144,6 +149,8 @@ pub struct World {
     pub next_call: u64,
     pub clients: bool,
     pub traps: Vec<Trap>,
+    /// Requests to the leader do not reach this place; its log does.
+    pub deaf: Option<Place>,
     /// How long the cluster took to be whole again.
     pub converged_after: True,
     queue: BTreeMap<(True, u64), Event>,
@@ -166,6 +173,7 @@ impl World {
             next_call: 0,
             clients: true,
             traps: Vec::new(),
+            deaf: None,
             converged_after: 0,
             queue: BTreeMap::new(),
             sequence: 0,
@@ -234,7 +242,7 @@ impl World {
 
     pub fn info(&self, place: Place) -> NodeInfo {
         NodeInfo {
-            name: format!("w{place}"),
+            name: format!("w{}", self.nodes[place].disk.made_on),
             weight: 1,
             feature_level: 1,
             revision: "r1".to_owned(),
@@ -255,6 +263,9 @@ impl World {
 
     /// True when at least one copy will arrive.
     pub fn send(&mut self, from: Place, to: Place, message: Message) -> bool {
+        if self.deaf == Some(to) && from != to && matches!(message, Message::Ask(_)) {
+            return false;
+        }
         let (random, now) = (&mut self.random, self.now);
         let arrivals = if message.is_streamed() {
             [self.network.frame(random, from, to, now), None]
@@ -388,6 +399,11 @@ impl World {
             Due::Synced(counter) => self.synced(place, counter),
             Due::Task(task) => self.task(place, task),
             Due::Broken { peer, generation } => self.pipe_broke(place, peer, generation),
+            Due::Gone(pause) => {
+                self.close_pipes_to(place);
+                self.crash(place);
+                self.schedule(self.now + pause, Event::Start(place));
+            }
             Due::Resend(call) => self.resend(place, call),
             Due::Handler(call) => self.handler(place, call),
         }

@@ -94,7 +94,9 @@ impl World {
         }
         let Some(me) = self.nodes[place].disk.node else { return };
         for peer in 0..self.nodes.len() {
-            let reached = self.awake(peer) && self.network.both_ways(place, peer);
+            let reached = self.awake(peer)
+                && self.network.both_ways(place, peer)
+                && !self.nodes[peer].disk.restored;
             if let (true, Some(id)) = (reached, self.nodes[peer].disk.node)
                 && let Some(term) = &mut self.live_mut(place).term
             {

@@ -19,9 +19,9 @@ const BACK_PERCENT: usize = 90;
 
 #[derive(Clone, Debug)]
 pub(super) struct Comeback {
-    /// Who was expected at the election: nodes that were up, or closed to come back. Those
-    /// fenced long ago are not, or a cluster that lost half its nodes for good would wait
-    /// after each election.
+    /// Who was expected at the election: nodes that were up, closed to come back, or fenced
+    /// only now, by a leader that waited for them as this one does. Those fenced long ago are
+    /// not, or a cluster that lost half its nodes for good would wait after each election.
     expected: Vec<NodeId>,
     elected_at: Timestamp,
     phase: Phase,
@@ -40,7 +40,11 @@ impl Comeback {
         let expected = view.nodes.iter().filter(|node| match node.life {
             Life::Up => true,
             Life::Closed => matches!(node.drain, Drain::Restart(_)),
-            Life::Joining | Life::Fenced | Life::Left => false,
+            Life::Fenced => {
+                let end = view.expiry.of(node.id);
+                end.is_some_and(|end| now.at_least_since(end) < LONGEST_WAIT)
+            }
+            Life::Joining | Life::Left => false,
         });
         Self {
             expected: expected.map(|node| node.id).collect(),

@@ -345,6 +345,26 @@ fn l11_power_cycle_with_slow_nodes() {
 }
 
 #[test]
+fn l11_a_change_of_leaders_does_not_end_the_wait_for_owners() {
+    let waits = |elected_at| {
+        let mut cluster = Cluster::new(10);
+        cluster.now = 3_500;
+        cluster.renew(1..=4);
+        for node in &mut cluster.nodes[4..] {
+            node.life = Life::Fenced;
+        }
+        cluster.now = elected_at;
+        cluster.elect();
+        cluster.renew(1..=4);
+        cluster.now += 1_500;
+        let _ = cluster.tick(false);
+        !cluster.fencing.as_ref().unwrap().may_assign_orphans()
+    };
+    assert!(waits(5_000), "they were fenced a moment ago");
+    assert!(!waits(33_000), "half the cluster is gone for good");
+}
+
+#[test]
 fn a_settled_lease_is_proposed_when_due() {
     let mut cluster = Cluster::new(1);
     cluster.elect();
