@@ -97,21 +97,37 @@ pub async fn run(place: &Place, victim: Victim, kills: usize) -> anyhow::Result<
     let mut cluster = Cluster::formed(place).await?;
     cluster.configure(cluster::EAGER).await?;
     let (mut seen, mut again) = (Seen::default(), Seen::default());
-    for round in 0..kills {
+    let killed = kill_all(&mut cluster, victim, kills, &mut seen, &mut again).await;
+    let mut rows = rows(victim, &seen, &again);
+    match killed {
+        Ok(()) => cluster.end().await?,
+        // What was seen until then stays, and the figure is not whole.
+        Err(error) => rows.push(Row::unknown("the other kills", format!("{error:#}"))),
+    }
+    Ok(rows)
+}
+
+async fn kill_all(
+    cluster: &mut Cluster,
+    victim: Victim,
+    kills: usize,
+    seen: &mut Seen,
+    again: &mut Seen,
+) -> anyhow::Result<()> {
+    for round in 1..=kills {
         if victim == Victim::Follower {
-            unsuspecting(&mut cluster).await?;
+            unsuspecting(cluster).await?;
         }
-        one(&mut cluster, victim, &mut seen).await.with_context(|| format!("kill {round}"))?;
+        one(cluster, victim, seen).await.with_context(|| format!("kill {round}"))?;
         let last = seen.last.last().copied().unwrap_or_default();
-        eprintln!("  kill {} of {kills}: {last:.0} ms", round + 1);
+        eprintln!("  kill {round} of {kills}: {last:.0} ms");
     }
     if victim == Victim::Follower {
         for _ in 0..AGAIN {
-            one(&mut cluster, victim, &mut again).await.context("one more kill")?;
+            one(cluster, victim, again).await.context("one more kill")?;
         }
     }
-    cluster.end().await?;
-    Ok(rows(victim, &seen, &again))
+    Ok(())
 }
 
 fn rows(victim: Victim, seen: &Seen, again: &Seen) -> Vec<Row> {
@@ -135,23 +151,22 @@ fn rows(victim: Victim, seen: &Seen, again: &Seen) -> Vec<Row> {
 /// A leader that fenced a node lately doubts itself at the next one; another leads afresh,
 /// as one does whose nodes die once in a while.
 async fn unsuspecting(cluster: &mut Cluster) -> anyhow::Result<()> {
-    let (status, _) = cluster.settled("the cluster is whole", cluster::whole(3)).await?;
-    let leader = cluster.at(&status, status.leader_id)?;
-    let transfer = pb::TransferLeaderRequest { to: 0, operator: None };
-    cluster.nodes[leader].admin().transfer_leader(transfer).await.context("a new leader")?;
-    Ok(())
+    let mut last = anyhow::anyhow!("no attempt");
+    for _ in 0..AIMS {
+        let (status, _) = cluster.settled("the cluster is whole", cluster::whole(3)).await?;
+        let leader = cluster.at(&status, status.leader_id)?;
+        let transfer = pb::TransferLeaderRequest { to: 0, operator: None };
+        match cluster.nodes[leader].admin().transfer_leader(transfer).await {
+            Ok(_) => return Ok(()),
+            Err(status) => last = status.into(),
+        }
+    }
+    Err(last.context("a new leader"))
 }
 
 async fn one(cluster: &mut Cluster, victim: Victim, seen: &mut Seen) -> anyhow::Result<()> {
-    let (id, probes) = aim(cluster, victim).await?;
-    let at = cluster.at(&cluster.status().await?, id)?;
+    let (at, probes) = aim(cluster, victim).await?;
     let name = cluster.nodes[at].name.clone();
-    time::sleep(JITTER.mul_f64(random::fraction())).await;
-
-    // The fault is only what it says if the roles are still the same.
-    let now = cluster.nodes[at].status().await?;
-    let leads = now.leader_id == id;
-    ensure!(leads == (victim == Victim::Leader), "leadership moved before the kill");
     let killed = Instant::now();
     cluster.nodes[at].kill()?;
     let mut healing = JoinSet::new();
@@ -172,31 +187,45 @@ async fn one(cluster: &mut Cluster, victim: Victim, seen: &mut Seen) -> anyhow::
     cluster.start(at)
 }
 
-/// Whom to kill, and a key for each of its shards that it has just answered.
-async fn aim(cluster: &mut Cluster, victim: Victim) -> anyhow::Result<(u64, Vec<Probe>)> {
+/// Whom to kill now, and a key for each of its shards that it has just answered.
+async fn aim(cluster: &mut Cluster, victim: Victim) -> anyhow::Result<(usize, Vec<Probe>)> {
     let mut last = anyhow::anyhow!("no attempt");
     for _ in 0..AIMS {
         let (status, _) = cluster.settled("the cluster is whole", cluster::whole(3)).await?;
-        let id = match victim {
-            Victim::Leader => status.leader_id,
-            Victim::Follower => {
-                let others = status.nodes.iter().filter(|node| node.id != status.leader_id);
-                let others: Vec<_> = others.collect();
-                others[(random::fraction() * others.len() as f64) as usize].id
-            }
-        };
-        // A table that lagged shows in an answer by another node.
-        match probes(cluster, &status, cluster.at(&status, id)?, id).await {
-            Ok(probes) => return Ok((id, probes)),
+        match aim_by(cluster, victim, &status).await {
+            Ok(aimed) => return Ok(aimed),
             Err(error) => last = error,
         }
     }
     Err(last)
 }
 
+/// An error if the table lagged, or if the roles changed meanwhile.
+async fn aim_by(
+    cluster: &Cluster,
+    victim: Victim,
+    status: &pb::StatusResponse,
+) -> anyhow::Result<(usize, Vec<Probe>)> {
+    let id = match victim {
+        Victim::Leader => status.leader_id,
+        Victim::Follower => {
+            let others = status.nodes.iter().filter(|node| node.id != status.leader_id);
+            let others: Vec<_> = others.collect();
+            others[(random::fraction() * others.len() as f64) as usize].id
+        }
+    };
+    let at = cluster.at(status, id)?;
+    let probes = probes(cluster, status, at, id).await?;
+    time::sleep(JITTER.mul_f64(random::fraction())).await;
+    let now = cluster.nodes[at].status().await?;
+    let leads = now.leader_id == id;
+    ensure!(leads == (victim == Victim::Leader), "leadership moved before the kill");
+    Ok((at, probes))
+}
+
 /// One for each shard of the victim, over connections to the two others that carried calls.
 async fn probes(
-    cluster: &mut Cluster,
+    cluster: &Cluster,
     status: &pb::StatusResponse,
     at: usize,
     id: u64,

@@ -34,7 +34,7 @@ impl Language {
     /// What one core sends beside the nodes without being late by itself.
     fn rate(self) -> f64 {
         match self {
-            Self::Python => 1_500.0,
+            Self::Python => 1_250.0,
             Self::Go => 3_000.0,
         }
     }
