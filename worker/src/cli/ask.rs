@@ -86,7 +86,10 @@ where
         };
         match time::timeout(ASK, asked).await {
             Ok(Ok(answer)) => return Ok(answer),
+            // What a node said tells more than that another one is gone.
+            Ok(Err(error)) if error.is::<Unreachable>() && last.is::<Refused>() => {}
             Ok(Err(error)) => last = error,
+            Err(_) if last.is::<Refused>() => {}
             Err(_) => last = anyhow::anyhow!("{address} does not answer"),
         }
     }
