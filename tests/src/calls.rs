@@ -23,7 +23,8 @@ pub struct Client {
 
 impl Client {
     pub fn to(address: &str) -> Self {
-        let runtime = runtime::Builder::new_current_thread().enable_all().build();
+        // A thread of its own answers the pings of the node also while no call is made.
+        let runtime = runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
         let runtime = runtime.expect("a runtime can be made");
         let endpoint = Endpoint::from_shared(format!("http://{address}")).expect("an address");
         let channel = runtime.block_on(async { endpoint.connect_lazy() });
