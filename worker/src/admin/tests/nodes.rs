@@ -14,7 +14,7 @@ use tonic::{Status, transport::Channel};
 
 use crate::{
     config::{Config, RunArgs},
-    env::net,
+    env::{net, random},
     node::{self, Exit},
 };
 
@@ -34,10 +34,16 @@ pub struct Node {
 /// Addresses of one node: data, Raft, admin, HTTP.
 type Ports = [String; 4];
 
-/// Ports that were free a moment ago; the kernel gives them to nobody else meanwhile.
+/// Ports that nobody listens on, below those that the kernel gives to connections: one that
+/// is free now is not taken by chance before its node listens.
 fn ports() -> Ports {
-    let loopback: SocketAddr = "127.0.0.1:0".parse().unwrap();
-    let bound: Vec<_> = (0..4).map(|_| net::listen(loopback).unwrap()).collect();
+    const LOWEST: u64 = 15_000;
+    const HIGHEST: u64 = 32_000;
+    let mut bound = Vec::new();
+    while bound.len() < 4 {
+        let port = (LOWEST + random::u64() % (HIGHEST - LOWEST)) as u16;
+        bound.extend(net::listen(SocketAddr::from(([127, 0, 0, 1], port))));
+    }
     let ports: Vec<_> =
         bound.iter().map(|listener| listener.local_addr().unwrap().to_string()).collect();
     ports.try_into().unwrap()
@@ -90,6 +96,7 @@ impl Node {
             {
                 return status.clone();
             }
+            assert!(!self.running.is_finished(), "{} has ended", self.name);
             assert!(tokio::time::Instant::now() < deadline, "in vain: {what}; last {status:#?}");
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
