@@ -1,11 +1,18 @@
 //! Nodes that are drained: for good, for a restart, and not after all.
 
+use std::time::Duration;
+
 use shoal_tests::{Client, Cluster, Counters, Load, http, wait};
 
 /// Through the address of another node: any member may be asked.
 fn drain(cluster: &Cluster, through: usize, arguments: &[&str]) -> serde_json::Value {
-    let ended = cluster.ask(through, &[&["drain", "--output", "json"], arguments].concat());
-    serde_json::from_str(&ended.succeeded()).unwrap()
+    let command = [&["drain", "--output", "json"], arguments].concat();
+    let told = wait::until("the drain is told", || {
+        let ended = cluster.ask(through, &command);
+        // During an election the command says so, and leaves it to its caller.
+        if ended.stderr.contains("try again") { Err(ended.stderr) } else { Ok(ended.succeeded()) }
+    });
+    serde_json::from_str(&told).unwrap()
 }
 
 #[test]
@@ -61,7 +68,7 @@ fn a_drain_for_good_is_taken_back() {
 fn drained_answers_once_a_node_owns_nothing() {
     let mut cluster = Cluster::founded(3, 0);
     let address = cluster.nodes[2].http_address();
-    let patience = std::time::Duration::from_millis(500);
+    let patience = Duration::from_millis(500);
     let early = http::get_within(&address, "/drained", patience);
     assert!(early.is_err(), "it owns shards: {early:?}");
     let waiting =
