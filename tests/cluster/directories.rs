@@ -3,7 +3,7 @@
 
 use std::fs;
 
-use shoal_tests::{Cluster, Node, Ports, Space};
+use shoal_tests::{Cluster, Counters, Node, Ports, Space};
 
 const IDENTITY: &str = "identity";
 
@@ -132,4 +132,28 @@ fn a_join_address_that_is_wrong_or_silent_is_named_until_it_answers() {
     cluster.nodes[1].set("JOIN_ADDRESS", &right).start();
     cluster.nodes[1].ready();
     cluster.settle(2);
+}
+
+#[test]
+fn a_member_without_its_log_does_not_start_another_cluster() {
+    let mut cluster = Cluster::founded(3, 0);
+    let before = cluster.settle(3);
+    let mut counters = Counters::new(20);
+    counters.add(&mut cluster.client(1));
+    cluster.nodes[0].leave();
+    let log = cluster.nodes[0].data().join("raft.redb");
+    let path = log.display().to_string();
+    let words = [path.as_str(), "put it back, or wipe"];
+    let kept = fs::read(&log).unwrap();
+    fs::remove_file(&log).unwrap();
+    refuses(&mut cluster.nodes[0], 66, &words);
+    fs::write(&log, "").unwrap();
+    refuses(&mut cluster.nodes[0], 66, &words);
+    let after = cluster.settle(2);
+    assert_eq!(after.cluster_id, before.cluster_id);
+    fs::write(&log, kept).unwrap();
+    cluster.nodes[0].start();
+    cluster.nodes[0].ready();
+    cluster.settle(3);
+    counters.check(&mut cluster.client(2));
 }

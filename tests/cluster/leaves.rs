@@ -4,6 +4,9 @@ use std::time::Duration;
 
 use shoal_tests::{Client, Cluster, Counters, Load, http, wait};
 
+/// Twice what is promised of a release build on an idle machine.
+const LONGEST_STALL: Duration = Duration::from_secs(2);
+
 /// Through the address of another node: any member may be asked.
 fn drain(cluster: &Cluster, through: usize, arguments: &[&str]) -> serde_json::Value {
     let command = [&["drain", "--output", "json"], arguments].concat();
@@ -87,4 +90,41 @@ fn commands_about_a_node_that_is_not_there_name_those_that_are() {
         assert!(line.contains("node-x") && line.contains("the cluster has node-a"), "{line}");
     }
     Client::to(&cluster.nodes[0].address()).increment("still served").unwrap();
+}
+
+#[test]
+fn a_parked_node_follows_the_cluster_whoever_leaves() {
+    let mut cluster = Cluster::founded(3, 1);
+    cluster.joiner(0).start();
+    cluster.nodes[3].ready();
+    cluster.settle(4);
+    drain(&cluster, 0, &["node-b", "--remove"]);
+    cluster.nodes[1].waits("parked");
+    cluster.settle(3);
+    let load = Load::start(&[cluster.nodes[1].address()]);
+    for at in [0, 2, 3] {
+        cluster.nodes[at].leave();
+        cluster.nodes[at].start();
+        cluster.nodes[at].ready();
+        cluster.settle(3);
+    }
+    let tally = load.end();
+    tally.flawless();
+    assert!(tally.longest < LONGEST_STALL, "{tally:?}");
+}
+
+#[test]
+fn whoever_leads_is_removed_by_one_command() {
+    let mut cluster = Cluster::founded(3, 1);
+    cluster.joiner(0).start();
+    cluster.nodes[3].ready();
+    let leader = cluster.settle(4).leader().unwrap().name.clone();
+    let at = cluster.place(&leader);
+    let load = Load::start(&[cluster.nodes[(at + 1) % 4].address()]);
+    let arguments = ["drain", &leader, "--remove"];
+    let told = cluster.ask((at + 2) % 4, &arguments).succeeded();
+    assert!(told.contains("is removed"), "{told}");
+    cluster.nodes[at].waits("parked");
+    cluster.settle(3);
+    load.end().flawless();
 }

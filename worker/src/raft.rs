@@ -54,6 +54,11 @@ pub enum Error {
          directory so that the node joins anew"
     )]
     SnapshotLost { dir: PathBuf, purged: u64 },
+    #[error(
+        "{path} is gone, and this node has followed its cluster's log: put it back, or wipe the \
+         directory so that the node joins anew"
+    )]
+    LogLost { path: PathBuf },
     #[error("raft does not start: {0}")]
     Start(String),
 }
@@ -63,7 +68,9 @@ impl Error {
     pub fn exit_code(&self) -> u8 {
         const EXIT_RAFT: u8 = 70;
         match self {
-            Self::Log(_) | Self::Snapshot(_) | Self::SnapshotLost { .. } => EXIT_UNREADABLE,
+            Self::Log(_) | Self::Snapshot(_) | Self::SnapshotLost { .. } | Self::LogLost { .. } => {
+                EXIT_UNREADABLE
+            }
             Self::Start(_) => EXIT_RAFT,
         }
     }
@@ -81,6 +88,17 @@ pub async fn formed_in_log(dir: &Path) -> Result<bool, Error> {
     let formed = *log.formed().borrow();
     log.close().await;
     Ok(formed)
+}
+
+/// For a directory that knows its cluster as formed: Raft has run in it, and without its log it
+/// would forget its votes, or found the same cluster a second time.
+pub fn expect_log(dir: &Path) -> Result<(), Error> {
+    let path = dir.join(LOG_FILE);
+    match env::disk::length(&path) {
+        Ok(Some(1..)) => Ok(()),
+        Ok(Some(0) | None) => Err(Error::LogLost { path }),
+        Err(source) => Err(log_store::Error::Io { path, source }.into()),
+    }
 }
 
 /// The cluster this node is in: empty until it founded or joined one. Shared by all who

@@ -16,6 +16,15 @@ pub fn exists(path: &Path) -> io::Result<bool> {
     path.try_exists()
 }
 
+/// Size of a file, or `None` where there is none.
+pub fn length(path: &Path) -> io::Result<Option<u64>> {
+    match fs::metadata(path) {
+        Ok(found) => Ok(Some(found.len())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
 /// The whole file, or `None` where there is none.
 pub fn read(path: &Path) -> io::Result<Option<Vec<u8>>> {
     match File::open(path) {

@@ -81,6 +81,9 @@ impl Raft {
         self.cluster.set(Some(cluster));
         self.shared.me.set(node).map_err(|_| "raft runs once in a life")?;
         let config = &self.shared.config;
+        if self.shared.identity.lock().directory().formed {
+            raft::expect_log(&config.raft_dir)?;
+        }
         let raft = raft::Handle::start(raft::Config {
             dir: config.raft_dir.clone(),
             cluster: self.cluster.clone(),
