@@ -122,6 +122,9 @@ async fn emptied(args: &Args, node: &pb::Node, admins: &[String]) -> anyhow::Res
         let row = row(admins, node.id).await?;
         if row.drain == "none" {
             progress.end();
+            if row.incarnation != node.incarnation {
+                bail!("{} has registered anew, which ends its drain: drain it again", node.name);
+            }
             bail!("the drain of {} was taken back by somebody else", node.name);
         }
         let left = row.shards_owned + row.shards_receiving;
