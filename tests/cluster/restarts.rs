@@ -130,56 +130,55 @@ fn comes_back(cluster: &mut Cluster, id: &str, before: &[Known]) {
     client.increment("after all").unwrap();
 }
 
-#[test]
-fn a_cluster_that_was_stopped_as_a_whole_is_the_same_one_when_it_starts() {
+/// A cluster in which every process ends so, and starts again.
+#[track_caller]
+fn ends_as_a_whole(end: impl FnOnce(&mut Cluster)) {
     let mut cluster = Cluster::founded(3, 0);
     let id = cluster.settle(3).cluster_id;
     let mut counters = Counters::new(20);
     counters.add(&mut cluster.client(0));
     let before = known(&cluster, 0, &counters);
-    let address = cluster.nodes[1].admin_address();
-    admin::ask(&address, |mut client| async move {
-        client.stop_all(StopAllRequest::default()).await.map(|_| ())
-    })
-    .unwrap();
+    end(&mut cluster);
+    comes_back(&mut cluster, &id, &before);
+}
+
+#[track_caller]
+fn all_told_to_stop(cluster: &mut Cluster) {
     cluster.nodes.iter().for_each(Node::terminate);
     for node in &mut cluster.nodes {
         assert_eq!(node.ended(), 0, "{}", node.log());
     }
-    comes_back(&mut cluster, &id, &before);
+}
+
+#[test]
+fn a_cluster_that_was_stopped_as_a_whole_is_the_same_one_when_it_starts() {
+    ends_as_a_whole(|cluster| {
+        let address = cluster.nodes[1].admin_address();
+        admin::ask(&address, |mut client| async move {
+            client.stop_all(StopAllRequest::default()).await.map(|_| ())
+        })
+        .unwrap();
+        all_told_to_stop(cluster);
+    });
 }
 
 #[test]
 fn every_process_is_told_to_stop_at_once() {
-    let mut cluster = Cluster::founded(3, 0);
-    let id = cluster.settle(3).cluster_id;
-    let mut counters = Counters::new(20);
-    counters.add(&mut cluster.client(0));
-    let before = known(&cluster, 0, &counters);
-    cluster.nodes.iter().for_each(Node::terminate);
-    for node in &mut cluster.nodes {
-        assert_eq!(node.ended(), 0, "{}", node.log());
-    }
-    comes_back(&mut cluster, &id, &before);
+    ends_as_a_whole(all_told_to_stop);
 }
 
 #[test]
 fn every_process_is_killed_at_once() {
-    let mut cluster = Cluster::founded(3, 0);
-    let id = cluster.settle(3).cluster_id;
-    let mut counters = Counters::new(20);
-    counters.add(&mut cluster.client(0));
-    let before = known(&cluster, 0, &counters);
-    cluster.nodes.iter_mut().for_each(Node::kill);
-    comes_back(&mut cluster, &id, &before);
+    ends_as_a_whole(|cluster| cluster.nodes.iter_mut().for_each(Node::kill));
 }
 
 #[test]
 fn the_demo_without_a_report_of_the_death_waits_for_the_lease() {
     let ports = Ports::any(4);
     let port = ports.get(0).to_string();
-    let arguments =
-        ["dev", "--demo", "--no-report", "--plain", "--output", "json", "--base-port", &port];
+    let base = ["dev", "--demo", "--no-report", "--plain", "--output", "json"];
+    // Other clusters run beside it: fewer shards than by default take their places in time.
+    let arguments = [&base[..], &["--shards", "128", "--base-port", &port]].concat();
     let told = command::run_within(&arguments, &[], Duration::from_secs(240)).succeeded();
     let verdict = told.find("\n{").map_or(told.as_str(), |at| &told[at..]);
     let verdict: serde_json::Value = serde_json::from_str(verdict).unwrap();
