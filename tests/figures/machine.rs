@@ -32,7 +32,7 @@ impl Machine {
             cores: std::thread::available_parallelism().map_or(0, usize::from),
             memory_gib: kib(&memory, "MemTotal") / f64::from(1 << 20),
             kernel: said("uname", &["-sr"]),
-            filesystem: said("stat", &["--file-system", "--format=%T", &data.to_string_lossy()]),
+            filesystem: said("findmnt", &["-no", "FSTYPE", "--target", &data.to_string_lossy()]),
             rustc: said("rustc", &["--version"]),
             revision: if changed { format!("{revision} with changes") } else { revision },
             profile: if cfg!(debug_assertions) { "debug" } else { "release" },

@@ -35,6 +35,21 @@ pub async fn accept(listener: &TcpListener) -> io::Result<(TcpStream, SocketAddr
     Ok((stream, peer))
 }
 
+/// Stops listening. Connections that the kernel had completed are handed out first: it would
+/// reset them with the socket, and to their clients the port would look broken.
+pub fn close(listener: TcpListener) -> Vec<(TcpStream, SocketAddr)> {
+    let mut waiting = Vec::new();
+    let Ok(listener) = listener.into_std() else { return waiting };
+    // Not blocking: an error says that none waits.
+    while let Ok((stream, peer)) = listener.accept() {
+        let stream = stream.set_nonblocking(true).and_then(|()| TcpStream::from_std(stream));
+        if let Ok(stream) = stream.and_then(|stream| stream.set_nodelay(true).map(|()| stream)) {
+            waiting.push((stream, peer));
+        }
+    }
+    waiting
+}
+
 /// Connects to the first address of `host:port` that answers.
 pub async fn connect(address: &str) -> io::Result<TcpStream> {
     let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
@@ -53,6 +68,21 @@ pub async fn connect(address: &str) -> io::Result<TcpStream> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn a_connection_that_nobody_has_accepted_survives_the_end_of_the_port() {
+        use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+        let listener = listen("127.0.0.1:0".parse().unwrap()).unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let mut client = connect(&address).await.unwrap();
+        let mut waiting = close(listener);
+        assert!(connect(&address).await.is_err(), "the port is closed");
+        let (mut served, _) = waiting.pop().unwrap();
+        served.write_all(b"served").await.unwrap();
+        let mut said = [0; 6];
+        client.read_exact(&mut said).await.unwrap();
+        assert_eq!(&said, b"served");
+    }
 
     #[tokio::test]
     async fn nagle_is_off_on_both_ends() {

@@ -148,7 +148,10 @@ async fn accept(shared: Arc<Shared>, listener: TcpListener) {
             Some(_) = connections.join_next() => {}
         }
     }
-    drop(listener);
+    for (socket, from) in net::close(listener) {
+        let Ok(room) = shared.room.clone().try_acquire_owned() else { break };
+        connections.spawn(connection(shared.clone(), socket, from, room));
+    }
     while connections.join_next().await.is_some() {}
 }
 
