@@ -24,7 +24,7 @@ use tracing::debug;
 
 use crate::{
     control::{self, Denied, Granted, Request as Ask},
-    raft,
+    found, raft,
     table::Table,
     wire::admin as wire,
 };
@@ -51,6 +51,7 @@ struct Inner {
     table: Table,
     raft: raft::Handle,
     control: control::Handle,
+    founding: found::Handle,
     waiting: Waiting,
 }
 
@@ -66,9 +67,10 @@ impl Server {
         table: Table,
         raft: raft::Handle,
         control: control::Handle,
+        founding: found::Handle,
         waiting: Waiting,
     ) -> Self {
-        Self { inner: Arc::new(Inner { node, table, raft, control, waiting }) }
+        Self { inner: Arc::new(Inner { node, table, raft, control, founding, waiting }) }
     }
 
     /// Asks the leader: this node's loop, else the leader's admin port.
@@ -244,6 +246,21 @@ impl Admin for Server {
     ) -> Result<Response<pb::ReportDeathResponse>, Status> {
         let ask = change::report_death(request.get_ref())?;
         routed!(self, request, report_death, ask, change::death_reported)
+    }
+
+    async fn confirm_founding(
+        &self,
+        request: Request<pb::ConfirmFoundingRequest>,
+    ) -> Result<Response<pb::ConfirmFoundingResponse>, Status> {
+        let cluster = change::cluster(&request.get_ref().cluster_id)?;
+        let joined = self.inner.founding.state().borrow().directory.cluster();
+        if joined != Some(cluster) {
+            let joined = joined.map_or_else(|| "none".to_owned(), |joined| joined.to_string());
+            let text = format!("cluster_id is {cluster}, but this node has joined {joined}");
+            return Err(Status::failed_precondition(text));
+        }
+        self.inner.founding.confirm(cluster).await;
+        Ok(Response::new(pb::ConfirmFoundingResponse {}))
     }
 
     async fn acquire_operator_epoch(

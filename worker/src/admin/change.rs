@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use shoal_core::{
-    id::{Incarnation, NodeId, ShardId},
+    id::{ClusterId, Incarnation, NodeId, ShardId},
     registry::{Command, Configure, Event, Holding, LEASES_MS, Refused},
     session::lease::Lease,
 };
@@ -36,6 +36,13 @@ pub(super) fn node(id: u64, field: &str) -> Result<NodeId, Status> {
         return Err(Status::invalid_argument(text));
     }
     Ok(NodeId(id))
+}
+
+pub(super) fn cluster(text: &str) -> Result<ClusterId, Status> {
+    text.parse().map_err(|error| {
+        let text = format!("cluster_id is {text:?}: {error}; give the one that Status shows");
+        Status::invalid_argument(text)
+    })
 }
 
 fn epoch(operator: Option<&pb::Operator>) -> Option<u64> {

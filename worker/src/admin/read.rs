@@ -17,6 +17,9 @@ use crate::{
 /// How long a confirmed read may wait for this node's table.
 const CATCH_UP: Duration = Duration::from_secs(5);
 const SNAPSHOT_CHUNK: usize = 256 << 10;
+/// A follower that lacks fewer entries, and was heard within the time, can take a vote's part.
+const CAUGHT_UP_ENTRIES: u64 = 1_000;
+const CAUGHT_UP_SILENCE: Duration = Duration::from_secs(1);
 const DEFAULT_WATCH_INTERVAL: Duration = Duration::from_millis(250);
 
 pub(super) fn planned(granted: Granted) -> Result<pb::PlanResponse, Status> {
@@ -78,7 +81,22 @@ impl Server {
             moving: moving.map(|(id, row)| wire::shard(id, row)).collect(),
             waiting: self.inner.waiting.borrow().clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
+            caught_up: self.caught_up(leadership.leader),
         }
+    }
+
+    fn caught_up(&self, leader: Option<NodeId>) -> Vec<u64> {
+        if leader != Some(self.inner.node) {
+            return Vec::new();
+        }
+        let followers = self.inner.raft.followers().into_iter().filter(|follower| {
+            let heard = follower.silent.is_some_and(|silent| silent < CAUGHT_UP_SILENCE);
+            heard && follower.behind < CAUGHT_UP_ENTRIES
+        });
+        let mut ids: Vec<u64> = followers.map(|follower| follower.node.0).collect();
+        ids.push(self.inner.node.0);
+        ids.sort_unstable();
+        ids
     }
 
     pub(super) fn read_nodes(&self, message: &pb::NodesRequest) -> pb::NodesResponse {

@@ -90,6 +90,7 @@ impl Member {
             shared.table.clone(),
             raft.clone(),
             asks.clone(),
+            founding.clone(),
             shared.waiting.subscribe(),
         );
         shared.late.admin.fill(Routes::new(AdminServer::new(admin)));

@@ -69,6 +69,7 @@ pub fn node(
         shards_receiving: held.receiving,
         incarnation: node.incarnation.to_text(),
         pod_uid: node.info.pod_uid.clone().unwrap_or_default(),
+        target: registry.is_target(id),
     }
 }
 

@@ -1,0 +1,4 @@
+//! The operator of `ShardCluster`: what a cluster needs, how it is scaled, drained and rolled.
+//!
+//! Decisions are pure (`validate`, `build`, `rollout`, `status`); only `apply` and `status`
+//! write to the API server. It knows a worker through its admin API alone.

@@ -1,0 +1,3 @@
+//! The `shoal-operator` command: parses, runs, maps the end to an exit code.
+
+fn main() {}
