@@ -2,3 +2,6 @@
 //!
 //! Decisions are pure (`validate`, `build`, `rollout`, `status`); only `apply` and `status`
 //! write to the API server. It knows a worker through its admin API alone.
+
+pub mod cli;
+pub mod crd;
