@@ -5,3 +5,7 @@
 
 pub mod cli;
 pub mod crd;
+pub mod elector;
+pub mod names;
+pub mod rollout;
+pub mod worker_client;

@@ -1,0 +1,241 @@
+//! What is there now, read live: an answer of a cache never leads to a step.
+//!
+//! Reads alone, and turns Kubernetes objects into what the rules speak of. Decides nothing.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use k8s_openapi::{
+    api::{
+        apps::v1::StatefulSet,
+        core::v1::{ConfigMap, ContainerStatus, Node, PersistentVolumeClaim, Pod, Secret},
+    },
+    jiff::Timestamp,
+};
+use kube::{
+    Client,
+    api::{Api, ListParams},
+};
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    build::names::Names,
+    crd::{self, ShardCluster},
+    rollout,
+    worker_client::Place,
+};
+
+/// Port of the admin API in every worker pod.
+const ADMIN_PORT: u16 = 13_000;
+/// The container whose process is a node; its name is API.
+const WORKER: &str = "worker";
+/// How many members there were before a hibernation; on the StatefulSet.
+pub const FORMER: &str = "shoal.dev/former-replicas";
+/// Set by a person or a cloud provider once a machine is known to be off.
+const OUT_OF_SERVICE: &str = "node.kubernetes.io/out-of-service";
+
+/// Objects of one cluster as they are, for whoever writes them next.
+pub struct Live {
+    pub set: Option<StatefulSet>,
+    pub identity: Option<(ConfigMap, Identity)>,
+    pub claims: Vec<PersistentVolumeClaim>,
+    pub pods: Vec<Pod>,
+    pub secrets: BTreeMap<String, Secret>,
+    pub lost_nodes: Vec<String>,
+}
+
+/// The file `identity.json` that every worker mounts.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Identity {
+    #[serde(rename = "crUID")]
+    pub cr_uid: String,
+    pub founding: Vec<String>,
+    #[serde(rename = "formedClusterID", default, skip_serializing_if = "Option::is_none")]
+    pub formed_cluster_id: Option<String>,
+}
+
+pub const IDENTITY_FILE: &str = "identity.json";
+
+impl Live {
+    pub async fn read(client: &Client, cluster: &ShardCluster) -> kube::Result<Self> {
+        let names = Names::of(cluster);
+        let namespace = cluster.metadata.namespace.as_deref().unwrap_or_default();
+        let selected = ListParams::default().labels(&names.selector_text());
+        let sets = Api::<StatefulSet>::namespaced(client.clone(), namespace);
+        let maps = Api::<ConfigMap>::namespaced(client.clone(), namespace);
+        let secrets = Api::<Secret>::namespaced(client.clone(), namespace);
+        let pods = Api::<Pod>::namespaced(client.clone(), namespace);
+        let claims = Api::<PersistentVolumeClaim>::namespaced(client.clone(), namespace);
+        let (set, map, pods, claims) = tokio::try_join!(
+            sets.get_opt(&names.set()),
+            maps.get_opt(&names.identity()),
+            pods.list(&selected),
+            claims.list(&selected),
+        )?;
+        let mut found = BTreeMap::new();
+        for name in [names.ca_secret(), names.tls_secret(), names.operator_tls_secret()] {
+            if let Some(secret) = secrets.get_opt(&name).await? {
+                found.insert(name, secret);
+            }
+        }
+        let identity = map.and_then(|map| {
+            let text = map.data.as_ref()?.get(IDENTITY_FILE)?;
+            let identity = serde_json::from_str(text).ok()?;
+            Some((map, identity))
+        });
+        let pods = pods.items;
+        let lost_nodes = lost_nodes(client, &pods).await;
+        Ok(Self {
+            set,
+            identity,
+            claims: claims.items,
+            pods,
+            secrets: found,
+            lost_nodes,
+        })
+    }
+
+    /// Where the admin APIs are, the ones that most likely answer first.
+    pub fn places(&self) -> Vec<Place> {
+        let mut running: Vec<&Pod> = self.pods.iter().filter(|pod| address(pod).is_some()).collect();
+        running.sort_by_key(|pod| (!is_ready(pod), pod.metadata.deletion_timestamp.is_some()));
+        running
+            .into_iter()
+            .filter_map(|pod| {
+                Some(Place { pod: pod.metadata.name.clone()?, address: address(pod)? })
+            })
+            .collect()
+    }
+
+    /// As the rules see it; the registry is asked for elsewhere.
+    pub fn observed(&self, cluster: &ShardCluster, now: Timestamp) -> rollout::Observed {
+        let names = Names::of(cluster);
+        let ordinal = |name: &str| names.ordinal(name);
+        let pods = self.pods.iter().filter_map(|pod| {
+            let name = pod.metadata.name.as_deref()?;
+            Some((ordinal(name)?, self.pod(pod, now)))
+        });
+        let claims = self.claims.iter().filter_map(|claim| {
+            let name = claim.metadata.name.clone()?;
+            let ordinal = names.ordinal_of_claim(&name)?;
+            let uid = claim.metadata.uid.clone()?;
+            let deleting = claim.metadata.deletion_timestamp.is_some();
+            Some(rollout::Claim { name, uid, ordinal, deleting })
+        });
+        let identity = self.identity.as_ref().map(|(_, identity)| rollout::Identity {
+            founding: identity.founding.clone(),
+            cluster: identity.formed_cluster_id.clone(),
+        });
+        let formed = cluster.status.as_ref().is_some_and(|status| status.cluster_id.is_some());
+        rollout::Observed {
+            set: self.set.as_ref().map(set),
+            pods: pods.collect(),
+            claims: claims.collect(),
+            identity,
+            formed,
+            registry: rollout::Registry::default(),
+        }
+    }
+
+    fn pod(&self, pod: &Pod, now: Timestamp) -> rollout::Pod {
+        let age = since(pod.metadata.creation_timestamp.as_ref().map(|time| time.0), now);
+        let worker = worker(pod);
+        let label = crd::annotation::LABEL_REVISION;
+        let revision = pod.metadata.labels.as_ref().and_then(|labels| labels.get(label));
+        let node = pod.spec.as_ref().and_then(|spec| spec.node_name.as_ref());
+        rollout::Pod {
+            name: pod.metadata.name.clone().unwrap_or_default(),
+            uid: pod.metadata.uid.clone().unwrap_or_default(),
+            revision: revision.cloned().unwrap_or_default(),
+            age,
+            ready: is_ready(pod),
+            deleting: pod.metadata.deletion_timestamp.is_some(),
+            down: worker.map_or(age, |worker| down(worker, age, now)),
+            node_lost: node.is_some_and(|node| self.lost_nodes.contains(node)),
+            ended: worker.and_then(ended),
+        }
+    }
+}
+
+/// Nodes of pods that do not serve are looked up; where that is not allowed, nothing is lost.
+async fn lost_nodes(client: &Client, pods: &[Pod]) -> Vec<String> {
+    let nodes = Api::<Node>::all(client.clone());
+    let mut lost = Vec::new();
+    for pod in pods.iter().filter(|pod| !is_ready(pod)) {
+        let Some(name) = pod.spec.as_ref().and_then(|spec| spec.node_name.clone()) else {
+            continue;
+        };
+        if lost.contains(&name) {
+            continue;
+        }
+        let out_of_service = |node: &Node| {
+            let taints = node.spec.as_ref().and_then(|spec| spec.taints.as_ref());
+            taints.is_some_and(|taints| taints.iter().any(|taint| taint.key == OUT_OF_SERVICE))
+        };
+        if let Ok(node) = nodes.get_opt(&name).await
+            && node.as_ref().is_none_or(out_of_service)
+        {
+            lost.push(name);
+        }
+    }
+    lost
+}
+
+fn set(set: &StatefulSet) -> rollout::Set {
+    let seen = set.status.as_ref().filter(|status| {
+        status.observed_generation.unwrap_or_default() >= set.metadata.generation.unwrap_or(1)
+    });
+    let annotations = set.metadata.annotations.as_ref();
+    let former = annotations.and_then(|all| all.get(FORMER)).and_then(|text| text.parse().ok());
+    let replicas = set.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or(1);
+    rollout::Set {
+        replicas: replicas.max(0) as u32,
+        revision: seen.and_then(|status| status.update_revision.clone()),
+        former,
+    }
+}
+
+pub fn is_ready(pod: &Pod) -> bool {
+    let conditions = pod.status.as_ref().and_then(|status| status.conditions.as_ref());
+    conditions.is_some_and(|all| all.iter().any(|c| c.type_ == "Ready" && c.status == "True"))
+}
+
+fn address(pod: &Pod) -> Option<String> {
+    let ip = pod.status.as_ref()?.pod_ip.as_ref()?;
+    worker(pod)?.state.as_ref()?.running.as_ref()?;
+    Some(if ip.contains(':') {
+        format!("[{ip}]:{ADMIN_PORT}")
+    } else {
+        format!("{ip}:{ADMIN_PORT}")
+    })
+}
+
+pub fn worker(pod: &Pod) -> Option<&ContainerStatus> {
+    let status = pod.status.as_ref()?;
+    let plain = status.container_statuses.iter().flatten();
+    plain.chain(status.init_container_statuses.iter().flatten()).find(|c| c.name == WORKER)
+}
+
+/// How long it has not run: since its last end, else since there was a pod.
+fn down(worker: &ContainerStatus, age: Duration, now: Timestamp) -> Duration {
+    let states = [worker.state.as_ref(), worker.last_state.as_ref()];
+    if states[0].is_some_and(|state| state.running.is_some()) {
+        return Duration::ZERO;
+    }
+    let ends = states.into_iter().flatten().filter_map(|state| state.terminated.as_ref());
+    let end = ends.filter_map(|end| end.finished_at.as_ref()).map(|time| time.0).max();
+    // It is down, whatever the clocks say.
+    end.map_or(age, |end| since(Some(end), now)).max(Duration::from_millis(1))
+}
+
+/// The incarnation that the latest ended process wrote into its termination message.
+fn ended(worker: &ContainerStatus) -> Option<String> {
+    let states = [worker.state.as_ref(), worker.last_state.as_ref()];
+    let ends = states.into_iter().flatten().filter_map(|state| state.terminated.as_ref());
+    let messages = ends.filter_map(|end| end.message.as_ref()).map(|text| text.trim().to_owned());
+    messages.into_iter().find(|text| !text.is_empty())
+}
+
+fn since(time: Option<Timestamp>, now: Timestamp) -> Duration {
+    let Some(time) = time else { return Duration::ZERO };
+    Duration::try_from(now.duration_since(time)).unwrap_or_default()
+}

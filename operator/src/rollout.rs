@@ -1,0 +1,422 @@
+//! What to do next: one step at a time, from what is observed alone.
+//!
+//! Pure: the same observation gives the same step, so that a process which dies between two
+//! steps loses nothing. Nothing here reads a clock; ages are part of what is observed. The
+//! order of the rules is the order of the calls in `next`.
+
+mod found;
+mod hibernate;
+mod removal;
+mod repair;
+mod roll;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    time::Duration,
+};
+
+/// A worker that has not run for so long is not a member to protect.
+pub const NOT_RUNNING: Duration = Duration::from_secs(10);
+
+/// What the ShardCluster asks for, as far as steps depend on it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Desired {
+    /// Name of the cluster; its pods are `<name>-<ordinal>`.
+    pub name: String,
+    /// 0 = hibernated, also where the state is Stopped.
+    pub replicas: u32,
+    pub settings: Settings,
+    pub drain_timeout: Duration,
+    pub on_drain_timeout: OnTimeout,
+    pub parallel_removals: u32,
+    pub rolls: bool,
+    pub max_unavailable: u32,
+    pub progress_deadline: Duration,
+    /// Volumes of removed members go too.
+    pub deletes_claims: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnTimeout {
+    Wait,
+    Remove,
+}
+
+/// What reaches the registry without a roll.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct Settings {
+    pub lease_ms: u32,
+    pub rebalance_paused: bool,
+    pub max_moves: u32,
+    pub max_moves_per_node: u32,
+    pub cooldown_ms: u32,
+    pub max_voters: u32,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct Observed {
+    /// The StatefulSet, once it is there.
+    pub set: Option<Set>,
+    pub pods: BTreeMap<u32, Pod>,
+    pub claims: Vec<Claim>,
+    pub identity: Option<Identity>,
+    /// It was seen to be formed, now or before.
+    pub formed: bool,
+    pub registry: Registry,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct Set {
+    pub replicas: u32,
+    /// Revision that pods created now have; absent until the controller has seen the template.
+    pub revision: Option<String>,
+    /// How many members there were when the cluster was hibernated.
+    pub former: Option<u32>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct Pod {
+    pub name: String,
+    pub uid: String,
+    pub revision: String,
+    pub age: Duration,
+    pub ready: bool,
+    pub deleting: bool,
+    /// How long its worker has not run; zero while it does.
+    pub down: Duration,
+    /// Its Node object is gone, or is out of service.
+    pub node_lost: bool,
+    /// Incarnation of the latest process that is known to have ended.
+    pub ended: Option<String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Claim {
+    pub name: String,
+    pub uid: String,
+    pub ordinal: u32,
+    pub deleting: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct Identity {
+    pub founding: Vec<String>,
+    pub cluster: Option<String>,
+}
+
+/// What the workers say.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Registry {
+    /// Nobody answered for a quorum: no evidence of anything.
+    Unknown { why: String },
+    /// Not formed yet: the cluster that each pod has joined, empty where none.
+    Founding { joined: BTreeMap<String, String> },
+    /// As a quorum has just confirmed it.
+    Known(Members),
+}
+
+impl Default for Registry {
+    fn default() -> Self {
+        Self::Unknown { why: "no worker runs".to_owned() }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct Members {
+    pub cluster: String,
+    pub leader: u64,
+    pub settings: Settings,
+    pub shards: Shards,
+    pub nodes: Vec<Member>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Shards {
+    pub total: u32,
+    pub assigned: u32,
+    pub moving: u32,
+    pub unassigned: u32,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Life {
+    Joining,
+    #[default]
+    Up,
+    Closed,
+    Fenced,
+    Left,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Drain {
+    #[default]
+    None,
+    Restart,
+    Removal,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct Member {
+    pub id: u64,
+    pub name: String,
+    pub pod_uid: String,
+    pub zone: String,
+    pub incarnation: String,
+    pub life: Life,
+    pub drain: Drain,
+    pub marked: bool,
+    pub target: bool,
+    pub voter: bool,
+    /// As the leader hears; a watcher counts as soon as it may be given shards.
+    pub caught_up: bool,
+    pub owned: u32,
+    pub receiving: u32,
+    /// How long it has been draining, as far as the status tells.
+    pub draining: Duration,
+}
+
+impl Member {
+    fn is_empty(&self) -> bool {
+        self.owned == 0 && self.receiving == 0
+    }
+
+    /// Serves, and could lose a neighbour.
+    fn is_well(&self) -> bool {
+        self.life == Life::Up && self.target && self.caught_up
+    }
+}
+
+/// One change of the world. Every one may be repeated without harm.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Step {
+    CreateIdentity { founding: Vec<String> },
+    /// Sets the size of the StatefulSet, creating it where it is not there.
+    Resize { replicas: u32, former: Option<u32> },
+    RecordCluster { cluster: String },
+    ConfirmFounding { cluster: String, pods: Vec<String> },
+    Configure(Settings),
+    ReportDeath { node: u64, name: String, incarnation: String },
+    CancelDrain { node: u64, name: String },
+    StopAll,
+    DrainForRemoval { node: u64, name: String },
+    DrainForRestart { node: u64, name: String, incarnation: String },
+    Close { node: u64, name: String, incarnation: String },
+    Remove { node: u64, name: String, force: bool },
+    DeletePod { name: String, uid: String, why: Deletion },
+    DeleteClaim { name: String, uid: String },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Deletion {
+    /// It has handed everything over.
+    Rolled,
+    /// Nobody can take its shards meanwhile.
+    Alone,
+    /// Its worker does not run, and its template is outdated.
+    NotRunning,
+    /// The machine that it ran on is gone.
+    NodeLost,
+    /// Its node left the cluster, and is wanted again.
+    Parked,
+}
+
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::CreateIdentity { founding } => {
+                write!(f, "found the cluster with {}", founding.join(", "))
+            }
+            Self::Resize { replicas, .. } => write!(f, "run {replicas} pods"),
+            Self::RecordCluster { cluster } => write!(f, "record cluster {cluster}"),
+            Self::ConfirmFounding { cluster, .. } => write!(f, "confirm cluster {cluster}"),
+            Self::Configure(_) => write!(f, "configure the registry"),
+            Self::ReportDeath { name, .. } => write!(f, "report the ended process of {name}"),
+            Self::CancelDrain { name, .. } => write!(f, "take the drain of {name} back"),
+            Self::StopAll => write!(f, "close all shards in place"),
+            Self::DrainForRemoval { name, .. } => write!(f, "drain {name} for its removal"),
+            Self::DrainForRestart { name, .. } => write!(f, "drain {name} for a restart"),
+            Self::Close { name, .. } => write!(f, "end the session of {name}"),
+            Self::Remove { name, .. } => write!(f, "remove {name}"),
+            Self::DeletePod { name, .. } => write!(f, "delete pod {name}"),
+            Self::DeleteClaim { name, .. } => write!(f, "delete volume claim {name}"),
+        }
+    }
+}
+
+/// What is going on, as the condition Progressing names it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Activity {
+    #[default]
+    Idle,
+    Creating,
+    ScalingUp,
+    Draining,
+    Removing,
+    Rolling,
+}
+
+/// Why nothing more happens without a human.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Halt {
+    RollStuck,
+    DrainTimedOut,
+    QuorumLost,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Blocked {
+    pub halt: Option<Halt>,
+    pub member: String,
+    pub message: String,
+}
+
+/// The next step, and what else a reader of the status should know.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct Decision {
+    pub step: Option<Step>,
+    pub activity: Activity,
+    /// What is waited for, most urgent first.
+    pub waits: Vec<String>,
+    pub blocked: Option<Blocked>,
+}
+
+impl Decision {
+    fn step(activity: Activity, step: Step) -> Self {
+        Self { step: Some(step), activity, ..Self::default() }
+    }
+
+    fn wait(activity: Activity, text: impl Into<String>) -> Self {
+        Self { activity, waits: vec![text.into()], ..Self::default() }
+    }
+
+    fn blocked(activity: Activity, halt: Option<Halt>, member: &str, message: String) -> Self {
+        let blocked = Blocked { halt, member: member.to_owned(), message: message.clone() };
+        Self { activity, waits: vec![message], blocked: Some(blocked), step: None }
+    }
+}
+
+/// One observation with what follows from it.
+struct Scene<'a> {
+    desired: &'a Desired,
+    observed: &'a Observed,
+}
+
+/// The first rule that has something to do, decides.
+pub fn next(desired: &Desired, observed: &Observed) -> Decision {
+    let scene = Scene { desired, observed };
+    let rules: [fn(&Scene<'_>) -> Option<Decision>; 11] = [
+        repair::lost_nodes,
+        repair::deaths,
+        repair::outdated_and_down,
+        hibernate::stop,
+        found::begin,
+        hibernate::resume,
+        found::form,
+        configure,
+        removal::cancel,
+        removal::remove,
+        roll::roll,
+    ];
+    rules.iter().find_map(|rule| rule(&scene)).unwrap_or_else(|| scene.settled())
+}
+
+/// Reaches the registry without a roll.
+fn configure(scene: &Scene<'_>) -> Option<Decision> {
+    let members = scene.members()?;
+    let wanted = &scene.desired.settings;
+    let step = || Step::Configure(wanted.clone());
+    (members.settings != *wanted).then(|| Decision::step(Activity::Idle, step()))
+}
+
+impl Scene<'_> {
+    fn members(&self) -> Option<&Members> {
+        match &self.observed.registry {
+            Registry::Known(members) => Some(members),
+            Registry::Unknown { .. } | Registry::Founding { .. } => None,
+        }
+    }
+
+    fn set(&self) -> Set {
+        self.observed.set.clone().unwrap_or_default()
+    }
+
+    fn pod_name(&self, ordinal: u32) -> String {
+        format!("{}-{ordinal}", self.desired.name)
+    }
+
+    /// Ordinals as numbers: `x-10` comes after `x-2`.
+    fn ordinal(&self, name: &str) -> Option<u32> {
+        name.strip_prefix(&self.desired.name)?.strip_prefix('-')?.parse().ok()
+    }
+
+    fn is_wanted(&self, name: &str) -> bool {
+        self.ordinal(name).is_some_and(|ordinal| ordinal < self.desired.replicas)
+    }
+
+    fn pod(&self, name: &str) -> Option<&Pod> {
+        self.observed.pods.get(&self.ordinal(name)?)
+    }
+
+    /// The node that runs in this very pod.
+    fn node_of(&self, pod: &Pod) -> Option<&Member> {
+        let members = self.members()?;
+        members.nodes.iter().filter(|n| n.pod_uid == pod.uid).max_by_key(|node| node.id)
+    }
+
+    /// The newest node of that name which has not left.
+    fn member(&self, name: &str) -> Option<&Member> {
+        let nodes = self.members()?.nodes.iter();
+        nodes.filter(|n| n.name == name && n.life != Life::Left).max_by_key(|node| node.id)
+    }
+
+    fn is_outdated(&self, pod: &Pod) -> bool {
+        self.set().revision.is_some_and(|revision| revision != pod.revision)
+    }
+
+    /// May this voter go while the rest keeps a live and current majority?
+    fn spares(&self, going: &BTreeSet<u64>) -> bool {
+        let Some(members) = self.members() else { return false };
+        let voters: Vec<&Member> = members.nodes.iter().filter(|node| node.voter).collect();
+        let well = |node: &&&Member| {
+            !going.contains(&node.id) && node.life == Life::Up && node.caught_up
+        };
+        voters.iter().filter(well).count() * 2 > voters.len()
+    }
+
+    /// Nothing to do: is everything as it should be, or is something waited for?
+    fn settled(&self) -> Decision {
+        match &self.observed.registry {
+            Registry::Unknown { why } if self.observed.pods.is_empty() => {
+                Decision::wait(Activity::Creating, why.clone())
+            }
+            Registry::Unknown { why } => {
+                Decision::blocked(Activity::Idle, None, "", format!("no quorum answers: {why}"))
+            }
+            Registry::Founding { .. } => Decision::wait(Activity::Creating, "founding goes on"),
+            Registry::Known(members) => self.settled_members(members),
+        }
+    }
+
+    fn settled_members(&self, members: &Members) -> Decision {
+        let activity = match self.observed.pods.len() < self.desired.replicas as usize {
+            true => Activity::ScalingUp,
+            false => Activity::Idle,
+        };
+        let missing = (0..self.desired.replicas).map(|ordinal| self.pod_name(ordinal));
+        let mut waits: Vec<String> = missing
+            .filter_map(|name| match self.pod(&name) {
+                None => Some(format!("pod {name} is to be created")),
+                Some(pod) if !pod.ready => Some(format!("pod {name} is to become ready")),
+                Some(_) => None,
+            })
+            .collect();
+        if members.shards.unassigned > 0 {
+            waits.push(format!("{} shards wait for an owner", members.shards.unassigned));
+        }
+        Decision { activity, waits, ..Decision::default() }
+    }
+}

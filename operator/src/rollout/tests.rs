@@ -1,0 +1,1 @@
+//! The rules of a roll, one by one and together.

@@ -1,0 +1,164 @@
+//! What the workers say, as the rules of a roll read it.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use futures::{StreamExt as _, stream};
+use shoal_proto::shoal::admin::v1 as pb;
+
+use super::{ANSWER, Error, Place, Workers};
+use crate::rollout::{Drain, Life, Member, Members, Registry, Settings, Shards};
+
+/// Workers asked at once for who leads: more would answer the same.
+const ASKED: usize = 8;
+
+/// What was heard, and the version of the oldest worker that answered.
+#[derive(Debug, Default)]
+pub struct Heard {
+    pub registry: Registry,
+    pub version: Option<String>,
+}
+
+impl Workers {
+    /// The registry as a quorum confirms it now. An operator epoch above ours ends the process.
+    pub async fn look(&self) -> Result<Heard, Error> {
+        let first = self.places.iter().take(ASKED);
+        let answers: Vec<(Place, Result<pb::StatusResponse, String>)> = stream::iter(first)
+            .map(|place| async move { (place.clone(), self.status(place, false).await) })
+            .buffer_unordered(ASKED)
+            .collect()
+            .await;
+        let told = |(place, answer): &(Place, Result<pb::StatusResponse, String>)| {
+            answer.as_ref().ok().map(|status| (place.pod.clone(), status.clone()))
+        };
+        let told: BTreeMap<String, pb::StatusResponse> = answers.iter().filter_map(told).collect();
+        let version = told.values().map(|status| status.version.clone()).min();
+        let Some(formed) = told.values().filter(|s| s.formed).max_by_key(|s| (s.term, s.applied))
+        else {
+            let registry = unformed(&told, &answers);
+            return Ok(Heard { registry, version });
+        };
+        let leader = formed.nodes.iter().find(|node| node.id == formed.leader_id);
+        let mut places: Vec<&Place> = self.places.iter().collect();
+        // It answers for a quorum by itself; anybody else would have to ask it.
+        places.sort_by_key(|place| leader.is_none_or(|leader| leader.name != place.pod));
+        let mut why = "no worker answered".to_owned();
+        for place in places.into_iter().take(ASKED) {
+            match self.members(place).await {
+                Ok((status, nodes)) => {
+                    let epoch = status.settings.as_ref().map_or(0, |s| s.operator_epoch);
+                    self.check_epoch(&status.cluster_id, epoch)?;
+                    let registry = Registry::Known(members(&status, &nodes));
+                    return Ok(Heard { registry, version });
+                }
+                Err(error) => why = format!("{}: {error}", place.pod),
+            }
+        }
+        Ok(Heard { registry: Registry::Unknown { why }, version })
+    }
+
+    async fn status(&self, place: &Place, linearizable: bool) -> Result<pb::StatusResponse, String> {
+        let mut client = self.client(place).await?;
+        let asked = client.status(pb::StatusRequest { linearizable });
+        let answer = tokio::time::timeout(ANSWER, asked).await;
+        let answer = answer.map_err(|_| "no answer in time".to_owned())?;
+        answer.map(tonic::Response::into_inner).map_err(|status| status.message().to_owned())
+    }
+
+    /// All nodes, those that have left as well: a parked pod is known by its uid.
+    async fn members(
+        &self,
+        place: &Place,
+    ) -> Result<(pb::StatusResponse, Vec<pb::Node>), String> {
+        let status = self.status(place, true).await?;
+        let mut client = self.client(place).await?;
+        let asked = client.nodes(pb::NodesRequest { all: true });
+        let answer = tokio::time::timeout(ANSWER, asked).await;
+        let answer = answer.map_err(|_| "no answer in time".to_owned())?;
+        let nodes = answer.map_err(|status| status.message().to_owned())?.into_inner().nodes;
+        Ok((status, nodes))
+    }
+}
+
+fn unformed(
+    told: &BTreeMap<String, pb::StatusResponse>,
+    answers: &[(Place, Result<pb::StatusResponse, String>)],
+) -> Registry {
+    if told.is_empty() {
+        let silent = answers.iter().find_map(|(place, answer)| {
+            Some(format!("{}: {}", place.pod, answer.as_ref().err()?))
+        });
+        let why = silent.unwrap_or_else(|| "no worker runs".to_owned());
+        return Registry::Unknown { why };
+    }
+    // Before its first entry a registry has the id of none.
+    let joined = told.iter().map(|(pod, status)| {
+        let none = status.cluster_id.bytes().all(|digit| digit == b'0');
+        (pod.clone(), if none { String::new() } else { status.cluster_id.clone() })
+    });
+    Registry::Founding { joined: joined.collect() }
+}
+
+fn members(status: &pb::StatusResponse, nodes: &[pb::Node]) -> Members {
+    let shards = status.shards.unwrap_or_default();
+    let gone = nodes.iter().filter(|node| node.life == "left");
+    let voters = &status.voters;
+    let replicates = |id: &u64| voters.contains(id) || status.learners.contains(id);
+    let present = status.nodes.iter().chain(gone).map(|node| Member {
+        id: node.id,
+        name: node.name.clone(),
+        pod_uid: node.pod_uid.clone(),
+        zone: node.zone.clone(),
+        incarnation: node.incarnation.clone(),
+        life: life(&node.life),
+        drain: drain(&node.drain),
+        marked: node.marked,
+        target: node.target,
+        voter: voters.contains(&node.id),
+        caught_up: !replicates(&node.id) || status.caught_up.contains(&node.id),
+        owned: node.shards_owned,
+        receiving: node.shards_receiving,
+        draining: Duration::ZERO,
+    });
+    Members {
+        cluster: status.cluster_id.clone(),
+        leader: status.leader_id,
+        settings: status.settings.as_ref().map(settings).unwrap_or_default(),
+        shards: Shards {
+            total: shards.total,
+            assigned: shards.assigned,
+            moving: shards.moving,
+            unassigned: shards.unassigned,
+        },
+        nodes: present.collect(),
+    }
+}
+
+fn settings(settings: &pb::Settings) -> Settings {
+    Settings {
+        lease_ms: settings.lease_ms,
+        rebalance_paused: settings.rebalance == "paused",
+        max_moves: settings.max_moves,
+        max_moves_per_node: settings.max_moves_per_node,
+        cooldown_ms: settings.cooldown_ms,
+        max_voters: settings.max_voters,
+    }
+}
+
+/// Words of a newer worker count as the most careful of those known.
+fn life(word: &str) -> Life {
+    match word {
+        "joining" => Life::Joining,
+        "closed" => Life::Closed,
+        "fenced" => Life::Fenced,
+        "left" => Life::Left,
+        _ => Life::Up,
+    }
+}
+
+fn drain(word: &str) -> Drain {
+    match word {
+        "restart" => Drain::Restart,
+        "removal" => Drain::Removal,
+        _ => Drain::None,
+    }
+}
