@@ -158,10 +158,7 @@ impl Elector {
 
     fn fresh(&self, now: MicroTime) -> Lease {
         Lease {
-            metadata: ObjectMeta {
-                name: Some(self.config.name.clone()),
-                ..ObjectMeta::default()
-            },
+            metadata: ObjectMeta { name: Some(self.config.name.clone()), ..ObjectMeta::default() },
             spec: Some(LeaseSpec {
                 holder_identity: Some(self.config.identity.clone()),
                 acquire_time: Some(now.clone()),

@@ -7,5 +7,6 @@ pub mod cli;
 pub mod crd;
 pub mod elector;
 pub mod names;
+pub mod observe;
 pub mod rollout;
 pub mod worker_client;

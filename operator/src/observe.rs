@@ -18,8 +18,8 @@ use kube::{
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    build::names::Names,
-    crd::{self, ShardCluster},
+    crd::{ShardCluster, annotation},
+    names::Names,
     rollout,
     worker_client::Place,
 };
@@ -65,9 +65,10 @@ impl Live {
         let secrets = Api::<Secret>::namespaced(client.clone(), namespace);
         let pods = Api::<Pod>::namespaced(client.clone(), namespace);
         let claims = Api::<PersistentVolumeClaim>::namespaced(client.clone(), namespace);
+        let (set_name, identity_name) = (names.set(), names.identity());
         let (set, map, pods, claims) = tokio::try_join!(
-            sets.get_opt(&names.set()),
-            maps.get_opt(&names.identity()),
+            sets.get_opt(&set_name),
+            maps.get_opt(&identity_name),
             pods.list(&selected),
             claims.list(&selected),
         )?;
@@ -84,19 +85,13 @@ impl Live {
         });
         let pods = pods.items;
         let lost_nodes = lost_nodes(client, &pods).await;
-        Ok(Self {
-            set,
-            identity,
-            claims: claims.items,
-            pods,
-            secrets: found,
-            lost_nodes,
-        })
+        Ok(Self { set, identity, claims: claims.items, pods, secrets: found, lost_nodes })
     }
 
     /// Where the admin APIs are, the ones that most likely answer first.
     pub fn places(&self) -> Vec<Place> {
-        let mut running: Vec<&Pod> = self.pods.iter().filter(|pod| address(pod).is_some()).collect();
+        let mut running: Vec<&Pod> =
+            self.pods.iter().filter(|pod| address(pod).is_some()).collect();
         running.sort_by_key(|pod| (!is_ready(pod), pod.metadata.deletion_timestamp.is_some()));
         running
             .into_iter()
@@ -139,7 +134,7 @@ impl Live {
     fn pod(&self, pod: &Pod, now: Timestamp) -> rollout::Pod {
         let age = since(pod.metadata.creation_timestamp.as_ref().map(|time| time.0), now);
         let worker = worker(pod);
-        let label = crd::annotation::LABEL_REVISION;
+        let label = annotation::LABEL_REVISION;
         let revision = pod.metadata.labels.as_ref().and_then(|labels| labels.get(label));
         let node = pod.spec.as_ref().and_then(|spec| spec.node_name.as_ref());
         rollout::Pod {

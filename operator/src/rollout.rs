@@ -193,21 +193,60 @@ impl Member {
 /// One change of the world. Every one may be repeated without harm.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Step {
-    CreateIdentity { founding: Vec<String> },
+    CreateIdentity {
+        founding: Vec<String>,
+    },
     /// Sets the size of the StatefulSet, creating it where it is not there.
-    Resize { replicas: u32, former: Option<u32> },
-    RecordCluster { cluster: String },
-    ConfirmFounding { cluster: String, pods: Vec<String> },
+    Resize {
+        replicas: u32,
+        former: Option<u32>,
+    },
+    RecordCluster {
+        cluster: String,
+    },
+    ConfirmFounding {
+        cluster: String,
+        pods: Vec<String>,
+    },
     Configure(Settings),
-    ReportDeath { node: u64, name: String, incarnation: String },
-    CancelDrain { node: u64, name: String },
+    ReportDeath {
+        node: u64,
+        name: String,
+        incarnation: String,
+    },
+    CancelDrain {
+        node: u64,
+        name: String,
+    },
     StopAll,
-    DrainForRemoval { node: u64, name: String },
-    DrainForRestart { node: u64, name: String, incarnation: String },
-    Close { node: u64, name: String, incarnation: String },
-    Remove { node: u64, name: String, force: bool },
-    DeletePod { name: String, uid: String, why: Deletion },
-    DeleteClaim { name: String, uid: String },
+    DrainForRemoval {
+        node: u64,
+        name: String,
+    },
+    DrainForRestart {
+        node: u64,
+        name: String,
+        incarnation: String,
+    },
+    Close {
+        node: u64,
+        name: String,
+        incarnation: String,
+    },
+    Remove {
+        node: u64,
+        name: String,
+        force: bool,
+    },
+    DeletePod {
+        name: String,
+        uid: String,
+        why: Deletion,
+    },
+    DeleteClaim {
+        name: String,
+        uid: String,
+    },
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -381,9 +420,8 @@ impl Scene<'_> {
     fn spares(&self, going: &BTreeSet<u64>) -> bool {
         let Some(members) = self.members() else { return false };
         let voters: Vec<&Member> = members.nodes.iter().filter(|node| node.voter).collect();
-        let well = |node: &&&Member| {
-            !going.contains(&node.id) && node.life == Life::Up && node.caught_up
-        };
+        let well =
+            |node: &&&Member| !going.contains(&node.id) && node.life == Life::Up && node.caught_up;
         voters.iter().filter(well).count() * 2 > voters.len()
     }
 

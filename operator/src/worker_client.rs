@@ -64,10 +64,7 @@ impl Workers {
     }
 
     /// Whoever answers first in order; a refusal is an answer.
-    async fn ask<T, F>(
-        &self,
-        ask: impl Fn(AdminClient<Channel>) -> F,
-    ) -> Result<T, Error>
+    async fn ask<T, F>(&self, ask: impl Fn(AdminClient<Channel>) -> F) -> Result<T, Error>
     where
         F: Future<Output = Result<tonic::Response<T>, Status>>,
     {

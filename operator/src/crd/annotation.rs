@@ -18,3 +18,6 @@ pub const LABEL_COMPONENT: &str = "app.kubernetes.io/component";
 /// Label keys that only inform.
 pub const LABEL_PART_OF: &str = "app.kubernetes.io/part-of";
 pub const LABEL_MANAGED_BY: &str = "app.kubernetes.io/managed-by";
+
+/// Label of a pod, by the StatefulSet controller: the revision of its template.
+pub const LABEL_REVISION: &str = "controller-revision-hash";

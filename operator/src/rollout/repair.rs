@@ -5,11 +5,8 @@ use super::{Activity, Decision, Deletion, Life, NOT_RUNNING, Registry, Scene, St
 /// A pod of a Node that is gone never ends by itself.
 pub(super) fn lost_nodes(scene: &Scene<'_>) -> Option<Decision> {
     let lost = scene.observed.pods.values().find(|pod| pod.node_lost)?;
-    let step = Step::DeletePod {
-        name: lost.name.clone(),
-        uid: lost.uid.clone(),
-        why: Deletion::NodeLost,
-    };
+    let step =
+        Step::DeletePod { name: lost.name.clone(), uid: lost.uid.clone(), why: Deletion::NodeLost };
     Some(Decision::step(Activity::Idle, step))
 }
 
@@ -21,11 +18,8 @@ pub(super) fn deaths(scene: &Scene<'_>) -> Option<Decision> {
         if node.life != Life::Up || node.incarnation != *ended {
             return None;
         }
-        let step = Step::ReportDeath {
-            node: node.id,
-            name: pod.name.clone(),
-            incarnation: ended.clone(),
-        };
+        let step =
+            Step::ReportDeath { node: node.id, name: pod.name.clone(), incarnation: ended.clone() };
         Some(Decision::step(Activity::Idle, step))
     })
 }
@@ -38,14 +32,10 @@ pub(super) fn outdated_and_down(scene: &Scene<'_>) -> Option<Decision> {
             Registry::Known(_) => !pod.ready && scene.node_of(pod).is_none(),
             Registry::Unknown { .. } | Registry::Founding { .. } => false,
         };
-        let useless =
-            pod.down >= NOT_RUNNING || (pod.age >= NOT_RUNNING && runs_unregistered());
+        let useless = pod.down >= NOT_RUNNING || (pod.age >= NOT_RUNNING && runs_unregistered());
         useless && !pod.deleting && scene.is_outdated(pod)
     })?;
-    let step = Step::DeletePod {
-        name: pod.name.clone(),
-        uid: pod.uid.clone(),
-        why: Deletion::NotRunning,
-    };
+    let step =
+        Step::DeletePod { name: pod.name.clone(), uid: pod.uid.clone(), why: Deletion::NotRunning };
     Some(Decision::step(Activity::Rolling, step))
 }

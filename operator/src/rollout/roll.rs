@@ -82,7 +82,8 @@ fn begin(
         .copied()
         .filter(|pod| pod.deleting || !scene.node_of(pod).is_some_and(Member::is_well))
         .collect();
-    let absent = scene.desired.replicas as usize - wanted.len().min(scene.desired.replicas as usize);
+    let absent =
+        scene.desired.replicas as usize - wanted.len().min(scene.desired.replicas as usize);
     let unavailable = unwell.len() + absent;
     let mut candidates: Vec<(&Pod, &Member)> = outdated
         .into_iter()

@@ -32,8 +32,8 @@ pub struct Credentials(Arc<ClientConfig>);
 
 impl Credentials {
     pub fn new(ca: &[u8], certificate: &[u8], key: &[u8]) -> Result<Self, Error> {
-        let pem = |part| move |why: rustls::pki_types::pem::Error| {
-            Error::Pem { part, why: why.to_string() }
+        let pem = |part| {
+            move |why: rustls::pki_types::pem::Error| Error::Pem { part, why: why.to_string() }
         };
         let mut roots = RootCertStore::empty();
         for certificate in CertificateDer::pem_slice_iter(ca) {

@@ -56,7 +56,11 @@ impl Workers {
         Ok(Heard { registry: Registry::Unknown { why }, version })
     }
 
-    async fn status(&self, place: &Place, linearizable: bool) -> Result<pb::StatusResponse, String> {
+    async fn status(
+        &self,
+        place: &Place,
+        linearizable: bool,
+    ) -> Result<pb::StatusResponse, String> {
         let mut client = self.client(place).await?;
         let asked = client.status(pb::StatusRequest { linearizable });
         let answer = tokio::time::timeout(ANSWER, asked).await;
@@ -65,10 +69,7 @@ impl Workers {
     }
 
     /// All nodes, those that have left as well: a parked pod is known by its uid.
-    async fn members(
-        &self,
-        place: &Place,
-    ) -> Result<(pb::StatusResponse, Vec<pb::Node>), String> {
+    async fn members(&self, place: &Place) -> Result<(pb::StatusResponse, Vec<pb::Node>), String> {
         let status = self.status(place, true).await?;
         let mut client = self.client(place).await?;
         let asked = client.nodes(pb::NodesRequest { all: true });
@@ -84,9 +85,9 @@ fn unformed(
     answers: &[(Place, Result<pb::StatusResponse, String>)],
 ) -> Registry {
     if told.is_empty() {
-        let silent = answers.iter().find_map(|(place, answer)| {
-            Some(format!("{}: {}", place.pod, answer.as_ref().err()?))
-        });
+        let silent = answers
+            .iter()
+            .find_map(|(place, answer)| Some(format!("{}: {}", place.pod, answer.as_ref().err()?)));
         let why = silent.unwrap_or_else(|| "no worker runs".to_owned());
         return Registry::Unknown { why };
     }
