@@ -3,10 +3,13 @@
 //! Decisions are pure (`validate`, `build`, `rollout`, `status`); only `apply` and `status`
 //! write to the API server. It knows a worker through its admin API alone.
 
+pub mod build;
 pub mod cli;
 pub mod crd;
 pub mod elector;
 pub mod names;
 pub mod observe;
+pub mod pki;
 pub mod rollout;
+pub mod validate;
 pub mod worker_client;
