@@ -6,7 +6,6 @@
 pub mod access;
 pub mod identity;
 pub mod merge;
-pub mod name;
 pub mod pod;
 pub mod secret;
 pub mod service;
@@ -25,14 +24,15 @@ use k8s_openapi::{
 };
 use kube::Resource as _;
 
-use crate::crd::{ShardCluster, ShardClusterSpec, annotation};
+use crate::{
+    crd::{ShardCluster, ShardClusterSpec, annotation},
+    names::Names,
+};
 
-/// Value of `app.kubernetes.io/name` on everything of a cluster.
-pub const APP: &str = "shoal";
+/// Value of `app.kubernetes.io/part-of` on everything of a cluster.
+const PART_OF: &str = "shoal";
 /// Value of `app.kubernetes.io/name` on the pods of the operator, in whatever namespace.
 pub const OPERATOR_APP: &str = "shoal-operator";
-/// Value of `app.kubernetes.io/component` on the pods of a cluster.
-pub const COMPONENT: &str = "worker";
 
 /// Ports of a worker: clients and pipes, peers, people and the operator, probes and metrics.
 pub const DATA_PORT: i32 = 11000;
@@ -43,7 +43,7 @@ pub const HTTP_PORT: i32 = 14000;
 /// One ShardCluster as the builders see it.
 #[derive(Clone, Debug)]
 pub struct Cluster<'a> {
-    pub name: &'a str,
+    pub names: Names,
     pub namespace: &'a str,
     pub uid: &'a str,
     pub spec: &'a ShardClusterSpec,
@@ -70,7 +70,7 @@ impl<'a> Cluster<'a> {
     /// None while the API server has not named it: such an object was never stored.
     pub fn of(cluster: &'a ShardCluster) -> Option<Self> {
         Some(Self {
-            name: cluster.metadata.name.as_deref()?,
+            names: cluster.metadata.name.as_ref().map(|_| Names::of(cluster))?,
             namespace: cluster.metadata.namespace.as_deref()?,
             uid: cluster.metadata.uid.as_deref()?,
             spec: &cluster.spec,
@@ -91,20 +91,15 @@ impl<'a> Cluster<'a> {
         }
     }
 
-    /// The labels by which everything finds this cluster's pods. They never change.
-    pub fn selector_labels(&self) -> BTreeMap<String, String> {
-        selector_labels(self.name)
-    }
-
     fn labels(&self) -> BTreeMap<String, String> {
-        let mut labels = self.selector_labels();
-        labels.insert(annotation::LABEL_PART_OF.to_owned(), APP.to_owned());
+        let mut labels = self.names.selector();
+        labels.insert(annotation::LABEL_PART_OF.to_owned(), PART_OF.to_owned());
         labels.insert(annotation::LABEL_MANAGED_BY.to_owned(), OPERATOR_APP.to_owned());
         labels
     }
 
     fn selector(&self) -> LabelSelector {
-        LabelSelector { match_labels: Some(self.selector_labels()), match_expressions: None }
+        LabelSelector { match_labels: Some(self.names.selector()), match_expressions: None }
     }
 
     /// Names this cluster as the owner.
@@ -112,7 +107,7 @@ impl<'a> Cluster<'a> {
         OwnerReference {
             api_version: ShardCluster::api_version(&()).into_owned(),
             kind: ShardCluster::kind(&()).into_owned(),
-            name: self.name.to_owned(),
+            name: self.names.cluster().to_owned(),
             uid: self.uid.to_owned(),
             controller: Some(true),
             block_owner_deletion: Some(true),
@@ -128,28 +123,6 @@ impl<'a> Cluster<'a> {
             ..ObjectMeta::default()
         }
     }
-}
-
-/// The labels by which everything finds the pods of the cluster `name`.
-pub fn selector_labels(name: &str) -> BTreeMap<String, String> {
-    BTreeMap::from(
-        [
-            (annotation::LABEL_NAME, APP),
-            (annotation::LABEL_INSTANCE, name),
-            (annotation::LABEL_COMPONENT, COMPONENT),
-        ]
-        .map(|(key, value)| (key.to_owned(), value.to_owned())),
-    )
-}
-
-/// The same as one string: `status.selector`, and what workers discover their peers by.
-pub fn selector_string(name: &str) -> String {
-    format!(
-        "{}={name},{}={APP},{}={COMPONENT}",
-        annotation::LABEL_INSTANCE,
-        annotation::LABEL_NAME,
-        annotation::LABEL_COMPONENT,
-    )
 }
 
 #[cfg(test)]

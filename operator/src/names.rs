@@ -70,7 +70,14 @@ impl Names {
 
     /// Ordinals are numbers: `x-10` comes after `x-2`.
     pub fn ordinal(&self, pod: &str) -> Option<u32> {
-        pod.strip_prefix(&self.cluster)?.strip_prefix('-')?.parse().ok()
+        let digits = pod.strip_prefix(&self.cluster)?.strip_prefix('-')?;
+        let plain = digits == "0" || !digits.starts_with('0');
+        let all = digits.bytes().all(|byte| byte.is_ascii_digit());
+        if plain && all { digits.parse().ok() } else { None }
+    }
+
+    pub fn claim(&self, ordinal: u32) -> String {
+        format!("{DATA_VOLUME}-{}", self.pod(ordinal))
     }
 
     pub fn ordinal_of_claim(&self, claim: &str) -> Option<u32> {
@@ -89,5 +96,23 @@ impl Names {
         let pairs: Vec<String> =
             self.selector().iter().map(|(key, value)| format!("{key}={value}")).collect();
         pairs.join(",")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::crd::ShardClusterSpec;
+
+    #[test]
+    fn ordinals_are_read_back_and_nothing_else_is() {
+        let names = Names::of(&ShardCluster::new("a-1", ShardClusterSpec::of_image("x")));
+        for number in [0, 7, 10, 999] {
+            assert_eq!(names.ordinal(&names.pod(number)), Some(number));
+            assert_eq!(names.ordinal_of_claim(&names.claim(number)), Some(number));
+        }
+        for other in ["a-1", "a-1-", "a-1-x", "a-1-01", "a-1-+1", "b-1-0", "a-1-0-0", "a-10"] {
+            assert_eq!(names.ordinal(other), None, "{other}");
+        }
     }
 }

@@ -11,7 +11,7 @@ use rcgen::{
 use time::OffsetDateTime;
 use x509_parser::{pem::Pem, prelude::X509Certificate};
 
-use crate::build::name;
+use crate::names::Names;
 
 const DAY: i64 = 24 * 60 * 60;
 /// The CA outlives what it signs by far; its rotation needs two to be trusted for a while.
@@ -100,12 +100,12 @@ impl<'a> Authority<'a> {
     }
 
     /// The certificate of a node, good as a server and as a client, for a year from `now`.
-    pub fn node(&self, cluster: &str, namespace: &str, pod: &str, now: i64) -> Result<Pair, Error> {
+    pub fn node(&self, names: &Names, namespace: &str, pod: &str, now: i64) -> Result<Pair, Error> {
         let mut params = params(pod, now, LEAF_SECONDS)?;
         params.extended_key_usages =
             vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
         let addresses = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
-        let names = node_names(cluster, namespace, pod);
+        let names = node_names(names, namespace, pod);
         self.issue(params, pod, &names, &addresses)
     }
 
@@ -159,19 +159,20 @@ pub fn nodes_to_certify(replicas: u32) -> u32 {
 }
 
 /// Most nodes whose certificates fit one Secret, given the length of the names in them.
-pub fn most_nodes(cluster: &str, namespace: &str) -> usize {
+pub fn most_nodes(names: &Names, namespace: &str) -> usize {
     // Measured: a certificate without names, a key and the keys of the Secret take less. A name
     // costs two bytes more than its letters, and PEM a third more and a line end in 64.
     const FIXED: usize = 960;
-    let names = node_names(cluster, namespace, &name::pod(cluster, 1000));
-    let letters: usize = names.iter().map(|name| name.len() + 2).sum();
-    SECRET_BYTES / (FIXED + letters * 4 / 3 + letters / 48 + 4 * cluster.len())
+    let all = node_names(names, namespace, &names.pod(1000));
+    let letters: usize = all.iter().map(|name| name.len() + 2).sum();
+    SECRET_BYTES / (FIXED + letters * 4 / 3 + letters / 48 + 4 * names.cluster().len())
 }
 
-fn node_names(cluster: &str, namespace: &str, pod: &str) -> [String; 6] {
+fn node_names(names: &Names, namespace: &str, pod: &str) -> [String; 6] {
+    let cluster = names.cluster();
     [
         pod.to_owned(),
-        format!("{pod}.{}.{namespace}.svc", name::peers(cluster)),
+        format!("{pod}.{}.{namespace}.svc", names.peers()),
         format!("{cluster}.{namespace}.svc"),
         format!("{cluster}.{namespace}.svc.cluster.local"),
         cluster.to_owned(),

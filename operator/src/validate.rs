@@ -116,7 +116,7 @@ fn not_supported(spec: &ShardClusterSpec) -> Vec<Problem> {
 }
 
 fn too_many_certificates(cluster: &Cluster<'_>) -> Option<Problem> {
-    let most = pki::most_nodes(cluster.name, cluster.namespace);
+    let most = pki::most_nodes(&cluster.names, cluster.namespace);
     let asked = usize::try_from(cluster.spec.replicas).unwrap_or_default();
     let one_secret = cluster.spec.tls.mode == TlsMode::BuiltIn;
     (one_secret && asked > most).then(|| Problem {

@@ -14,7 +14,7 @@ use k8s_openapi::{
     apimachinery::pkg::{apis::meta::v1::LabelSelector, util::intstr::IntOrString},
 };
 
-use super::{ADMIN_PORT, Cluster, DATA_PORT, HTTP_PORT, OPERATOR_APP, RAFT_PORT, name};
+use super::{ADMIN_PORT, Cluster, DATA_PORT, HTTP_PORT, OPERATOR_APP, RAFT_PORT};
 use crate::crd::{NetworkPolicyMode, annotation};
 
 /// What the workers may do: see the pods of their own namespace, to find each other.
@@ -29,7 +29,7 @@ pub fn worker_rules() -> Vec<PolicyRule> {
 
 pub(super) fn service_account(cluster: &Cluster<'_>) -> ServiceAccount {
     ServiceAccount {
-        metadata: cluster.metadata(name::worker(cluster.name)),
+        metadata: cluster.metadata(cluster.names.worker_account()),
         // The pods ask for it themselves.
         automount_service_account_token: Some(false),
         ..ServiceAccount::default()
@@ -37,7 +37,7 @@ pub(super) fn service_account(cluster: &Cluster<'_>) -> ServiceAccount {
 }
 
 pub(super) fn role(cluster: &Cluster<'_>) -> Role {
-    Role { metadata: cluster.metadata(name::worker(cluster.name)), rules: Some(worker_rules()) }
+    Role { metadata: cluster.metadata(cluster.names.worker_account()), rules: Some(worker_rules()) }
 }
 
 pub(super) fn role_binding(cluster: &Cluster<'_>) -> RoleBinding {
@@ -46,15 +46,15 @@ pub(super) fn role_binding(cluster: &Cluster<'_>) -> RoleBinding {
         cluster.spec.pod_template.0.get("spec").and_then(|spec| spec.get("serviceAccountName"));
     let account = own.and_then(|name| name.as_str()).map(str::to_owned);
     RoleBinding {
-        metadata: cluster.metadata(name::worker(cluster.name)),
+        metadata: cluster.metadata(cluster.names.worker_account()),
         role_ref: RoleRef {
             api_group: "rbac.authorization.k8s.io".to_owned(),
             kind: "Role".to_owned(),
-            name: name::worker(cluster.name),
+            name: cluster.names.worker_account(),
         },
         subjects: Some(vec![Subject {
             kind: "ServiceAccount".to_owned(),
-            name: account.unwrap_or_else(|| name::worker(cluster.name)),
+            name: account.unwrap_or_else(|| cluster.names.worker_account()),
             namespace: Some(cluster.namespace.to_owned()),
             ..Subject::default()
         }]),
@@ -86,7 +86,7 @@ pub(super) fn network_policy(cluster: &Cluster<'_>) -> Option<NetworkPolicy> {
     let clients = (!access.clients.is_empty())
         .then(|| access.clients.iter().cloned().chain([peers.clone()]).collect());
     Some(NetworkPolicy {
-        metadata: cluster.metadata(cluster.name.to_owned()),
+        metadata: cluster.metadata(cluster.names.set()),
         spec: Some(NetworkPolicySpec {
             pod_selector: Some(cluster.selector()),
             policy_types: Some(vec!["Ingress".to_owned()]),

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use k8s_openapi::api::core::v1::ConfigMap;
 use serde::{Deserialize, Serialize};
 
-use super::{Cluster, name};
+use super::Cluster;
 
 /// Most members of a founding set: with three, one may be missing.
 const MAX_FOUNDING: i32 = 3;
@@ -43,7 +43,7 @@ impl Identity {
         let founding = (0_u32..).zip(0..replicas.clamp(1, MAX_FOUNDING));
         Self {
             cr_uid: cluster.uid.to_owned(),
-            founding: founding.map(|(ordinal, _)| name::pod(cluster.name, ordinal)).collect(),
+            founding: founding.map(|(ordinal, _)| cluster.names.pod(ordinal)).collect(),
             formed_cluster_id: None,
         }
     }
@@ -56,7 +56,7 @@ impl Identity {
 
     /// The ConfigMap. With a resource version it replaces exactly that one.
     pub fn config_map(&self, cluster: &Cluster<'_>, version: Option<&str>) -> ConfigMap {
-        let mut metadata = cluster.metadata(name::identity(cluster.name));
+        let mut metadata = cluster.metadata(cluster.names.identity());
         metadata.resource_version = version.map(str::to_owned);
         // Texts and lists of texts: there is nothing JSON could refuse.
         let text = serde_json::to_string(self).unwrap_or_default();

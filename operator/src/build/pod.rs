@@ -3,8 +3,11 @@
 
 use serde_json::{Map, Value, json};
 
-use super::{ADMIN_PORT, Cluster, DATA_PORT, HTTP_PORT, RAFT_PORT, merge, name, selector_string};
-use crate::crd::{StorageType, TlsClients, TlsMode};
+use super::{ADMIN_PORT, Cluster, DATA_PORT, HTTP_PORT, RAFT_PORT, merge};
+use crate::{
+    crd::{StorageType, TlsClients, TlsMode},
+    names::DATA_VOLUME,
+};
 
 /// The container of the worker; its name is part of the API.
 pub const WORKER: &str = "worker";
@@ -12,8 +15,6 @@ pub const WORKER: &str = "worker";
 pub const APP: &str = "app";
 /// Volumes of ours begin so, and no others do.
 pub const VOLUME_PREFIX: &str = "shoal-";
-/// The node's data directory; also the name of the volume claim template.
-pub const DATA_VOLUME: &str = "shoal-data";
 /// What lies where in the container of the worker.
 pub const MOUNTS: [(&str, &str); 4] = [
     (DATA_VOLUME, "/data"),
@@ -43,11 +44,11 @@ fn rendered(cluster: &Cluster<'_>) -> Map<String, Value> {
             "maxSkew": 1,
             "topologyKey": key,
             "whenUnsatisfiable": "ScheduleAnyway",
-            "labelSelector": { "matchLabels": cluster.selector_labels() },
+            "labelSelector": { "matchLabels": cluster.names.selector() },
         })
     };
     let spec = json!({
-        "serviceAccountName": name::worker(cluster.name),
+        "serviceAccountName": cluster.names.worker_account(),
         "automountServiceAccountToken": true,
         "enableServiceLinks": false,
         "terminationGracePeriodSeconds":
@@ -149,7 +150,7 @@ fn environment(cluster: &Cluster<'_>) -> Vec<Value> {
         field("REVISION", "metadata.labels['controller-revision-hash']"),
         field("ZONE", "metadata.labels['topology.kubernetes.io/zone']"),
         value("RAFT_DIR", "/data/node".to_owned()),
-        value("DISCOVERY", format!("kubernetes:{}", selector_string(cluster.name))),
+        value("DISCOVERY", format!("kubernetes:{}", cluster.names.selector_text())),
         value("IDENTITY_FILE", "/etc/shoal/identity/identity.json".to_owned()),
         value("SHARDS", cluster.spec.shards.to_string()),
         value("TLS_MODE", if tls { "mutual" } else { "disabled" }.to_owned()),
@@ -166,13 +167,13 @@ fn environment(cluster: &Cluster<'_>) -> Vec<Value> {
 }
 
 fn volumes(cluster: &Cluster<'_>) -> Vec<Value> {
-    let identity = name::identity(cluster.name);
+    let identity = cluster.names.identity();
     let mut all = vec![
         json!({ "name": "shoal-identity", "configMap": { "name": identity } }),
         json!({ "name": "shoal-tmp", "emptyDir": {} }),
     ];
     if encrypted(cluster) {
-        let secret = name::nodes_tls(cluster.name);
+        let secret = cluster.names.tls_secret();
         all.push(json!({
             "name": TLS_VOLUME,
             "secret": { "secretName": secret, "defaultMode": SECRET_MODE },

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::{ByteString, api::core::v1::Secret};
 
-use super::{Cluster, name};
+use super::Cluster;
 use crate::pki::Pair;
 
 /// Keys of the Secrets.
@@ -15,7 +15,7 @@ pub const KEY: &str = "tls.key";
 /// The CA with its key. No pod mounts it.
 pub fn authority(cluster: &Cluster<'_>, authority: &Pair) -> Secret {
     let data = [(CERTIFICATE, &authority.certificate), (KEY, &authority.key)];
-    secret(cluster, name::authority(cluster.name), data.map(|(key, text)| (key.to_owned(), text)))
+    secret(cluster, cluster.names.ca_secret(), data.map(|(key, text)| (key.to_owned(), text)))
 }
 
 /// The nodes' certificates by pod name, which every pod of the cluster mounts.
@@ -25,7 +25,7 @@ pub fn nodes(cluster: &Cluster<'_>, ca: &str, nodes: &BTreeMap<String, Pair>) ->
         [(certificate_of(pod), &pair.certificate), (key_of(pod), &pair.key)]
     });
     let data: Vec<_> = pairs.chain([(CA_CERTIFICATE.to_owned(), &ca)]).collect();
-    secret(cluster, name::nodes_tls(cluster.name), data)
+    secret(cluster, cluster.names.tls_secret(), data)
 }
 
 /// The operator's own certificate for this cluster.
@@ -34,7 +34,7 @@ pub fn operator(cluster: &Cluster<'_>, ca: &str, pair: &Pair) -> Secret {
     let data = [(CA_CERTIFICATE, &ca), (CERTIFICATE, &pair.certificate), (KEY, &pair.key)];
     secret(
         cluster,
-        name::operator_tls(cluster.name),
+        cluster.names.operator_tls_secret(),
         data.map(|(key, text)| (key.to_owned(), text)),
     )
 }

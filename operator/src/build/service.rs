@@ -8,7 +8,7 @@ use k8s_openapi::{
     apimachinery::pkg::util::intstr::IntOrString,
 };
 
-use super::{ADMIN_PORT, Cluster, DATA_PORT, HTTP_PORT, RAFT_PORT, name};
+use super::{ADMIN_PORT, Cluster, DATA_PORT, HTTP_PORT, RAFT_PORT};
 use crate::crd::{TlsClients, TlsMode};
 
 /// Peers look for each other before they are ready, so this one lists all pods.
@@ -16,7 +16,7 @@ pub(super) fn peers(cluster: &Cluster<'_>) -> Service {
     let ports =
         [("grpc", DATA_PORT), ("raft", RAFT_PORT), ("admin", ADMIN_PORT), ("http", HTTP_PORT)];
     Service {
-        metadata: cluster.metadata(name::peers(cluster.name)),
+        metadata: cluster.metadata(cluster.names.peers()),
         spec: Some(ServiceSpec {
             cluster_ip: Some("None".to_owned()),
             publish_not_ready_addresses: Some(true),
@@ -33,7 +33,7 @@ pub(super) fn clients(cluster: &Cluster<'_>) -> Service {
     let plaintext = tls.mode == TlsMode::Disabled || tls.clients == TlsClients::Optional;
     let protocol = if plaintext { "kubernetes.io/h2c" } else { "https" };
     Service {
-        metadata: cluster.metadata(cluster.name.to_owned()),
+        metadata: cluster.metadata(cluster.names.set()),
         spec: Some(ServiceSpec {
             ports: Some(vec![port("grpc", DATA_PORT, Some(protocol))]),
             ..common(cluster)
@@ -45,7 +45,7 @@ pub(super) fn clients(cluster: &Cluster<'_>) -> Service {
 /// One over all workers, so that no pod is under two; none where it could only block.
 pub(super) fn budget(cluster: &Cluster<'_>) -> Option<PodDisruptionBudget> {
     (cluster.spec.wanted() > 1).then(|| PodDisruptionBudget {
-        metadata: cluster.metadata(cluster.name.to_owned()),
+        metadata: cluster.metadata(cluster.names.set()),
         spec: Some(PodDisruptionBudgetSpec {
             max_unavailable: Some(IntOrString::Int(1)),
             selector: Some(cluster.selector()),
@@ -61,7 +61,7 @@ fn common(cluster: &Cluster<'_>) -> ServiceSpec {
     ServiceSpec {
         type_: Some("ClusterIP".to_owned()),
         ip_family_policy: Some("PreferDualStack".to_owned()),
-        selector: Some(cluster.selector_labels()),
+        selector: Some(cluster.names.selector()),
         ..ServiceSpec::default()
     }
 }

@@ -7,8 +7,11 @@ use std::hash::Hasher as _;
 use serde_json::{Value, json};
 use twox_hash::XxHash64;
 
-use super::{Cluster, name, pod};
-use crate::crd::{Retain, annotation};
+use super::{Cluster, pod};
+use crate::{
+    crd::{Retain, annotation},
+    names::DATA_VOLUME,
+};
 
 /// Revisions kept for people to look at; the operator reads none but the newest.
 const REVISIONS_KEPT: i32 = 3;
@@ -17,15 +20,15 @@ const REVISIONS_KEPT: i32 = 3;
 /// given up, and `replicas` would fall to its default.
 pub fn stateful_set(cluster: &Cluster<'_>, replicas: i32) -> Value {
     let template = pod::template(cluster);
-    let mut metadata = json!(cluster.metadata(cluster.name.to_owned()));
+    let mut metadata = json!(cluster.metadata(cluster.names.set()));
     metadata["annotations"] = json!({ annotation::TEMPLATE_HASH: hash(&template) });
     let mut spec = json!({
         "replicas": replicas,
-        "serviceName": name::peers(cluster.name),
+        "serviceName": cluster.names.peers(),
         "podManagementPolicy": "Parallel",
         "updateStrategy": { "type": "OnDelete" },
         "revisionHistoryLimit": REVISIONS_KEPT,
-        "selector": { "matchLabels": cluster.selector_labels() },
+        "selector": { "matchLabels": cluster.names.selector() },
         "template": template,
     });
     if let Some(storage) = cluster.spec.storage.as_persistent() {
@@ -38,8 +41,8 @@ pub fn stateful_set(cluster: &Cluster<'_>, replicas: i32) -> Value {
         let size = cluster.volume_size.as_ref().unwrap_or(&storage.size);
         let mut claim = json!({
             "metadata": {
-                "name": pod::DATA_VOLUME,
-                "labels": cluster.selector_labels(),
+                "name": DATA_VOLUME,
+                "labels": cluster.names.selector(),
                 "annotations": { annotation::OWNER_UID: cluster.uid },
             },
             "spec": {

@@ -106,6 +106,7 @@ fn what_is_applied_is_what_was_reviewed() {
 
 #[test]
 fn everything_is_owned_labelled_and_found_by_three_labels() {
+    let names = Names::of(&cluster(&json!({}))).selector();
     for document in documents(&cluster(&json!({}))) {
         let metadata = &document["metadata"];
         let kind = document["kind"].as_str().expect("a kind");
@@ -118,7 +119,7 @@ fn everything_is_owned_labelled_and_found_by_three_labels() {
         let labels =
             selectors.iter().filter_map(|path| document.pointer(path)).filter_map(Value::as_object);
         for selector in labels.filter(|selector| !selector.contains_key("matchLabels")) {
-            assert_eq!(json!(selector), json!(selector_labels("demo")), "{kind}");
+            assert_eq!(json!(selector), json!(names), "{kind}");
         }
     }
 }

@@ -13,6 +13,10 @@ use crate::{
 /// The first of January 2030.
 const NOW: i64 = 1_893_456_000;
 
+fn demo() -> Names {
+    Names::of(&ShardCluster::new("demo", ShardClusterSpec::of_image("x")))
+}
+
 fn authority() -> Pair {
     new_authority("demo", NOW).expect("an authority")
 }
@@ -36,7 +40,7 @@ fn names(certificate: &str) -> Vec<String> {
 #[test]
 fn a_node_is_known_by_its_names() {
     let authority = authority();
-    let node = Authority::of(&authority).expect("read").node("demo", "shop", "demo-2", NOW);
+    let node = Authority::of(&authority).expect("read").node(&demo(), "shop", "demo-2", NOW);
     let node = node.expect("issued");
     assert_eq!(
         names(&node.certificate),
@@ -76,7 +80,7 @@ fn tls_accepts_what_is_issued() {
     use rustls_pki_types::{CertificateDer, UnixTime, pem::PemObject as _};
 
     let authority = authority();
-    let node = Authority::of(&authority).expect("read").node("demo", "shop", "demo-0", NOW);
+    let node = Authority::of(&authority).expect("read").node(&demo(), "shop", "demo-0", NOW);
     let der = |pair: &Pair| {
         CertificateDer::from_pem_slice(pair.certificate.as_bytes()).expect("a certificate")
     };
@@ -93,7 +97,7 @@ fn tls_accepts_what_is_issued() {
     check(NOW).expect("in time");
     assert!(check(NOW + LEAF_SECONDS + 1).is_err(), "after its end");
     let other = new_authority("demo", NOW).expect("another");
-    let stranger = Authority::of(&other).expect("read").node("demo", "shop", "demo-0", NOW);
+    let stranger = Authority::of(&other).expect("read").node(&demo(), "shop", "demo-0", NOW);
     let stranger = der(&stranger.expect("issued"));
     let verifier = verifier.as_ref().expect("a verifier");
     assert!(verifier.verify_client_cert(&stranger, &[], at(NOW)).is_err(), "of another authority");
@@ -103,7 +107,7 @@ fn tls_accepts_what_is_issued() {
 fn a_third_before_the_end_it_is_renewed() {
     let (ours, theirs) = (authority(), authority());
     let authority = Authority::of(&ours).expect("read");
-    let node = authority.node("demo", "shop", "demo-0", NOW).expect("issued").certificate;
+    let node = authority.node(&demo(), "shop", "demo-0", NOW).expect("issued").certificate;
     let renew_at = NOW + LEAF_SECONDS - (LEAF_SECONDS + BACKDATE_SECONDS) / 3;
     for (now, standing) in [
         (NOW, Standing::Good),
@@ -125,23 +129,19 @@ fn as_many_nodes_as_said_fit_a_secret() {
     for (cluster, namespace) in [(short, "b".to_owned()), (&long, "b".repeat(63))] {
         let ca = new_authority(cluster, NOW).expect("an authority");
         let authority = Authority::of(&ca).expect("read");
-        let pod = name::pod(cluster, 1000);
-        let pair = authority.node(cluster, &namespace, &pod, NOW).expect("issued");
-        let shard_cluster = ShardCluster::new(cluster, ShardClusterSpec::of_image("x"));
-        let seen = build::Cluster {
-            name: cluster,
-            namespace: &namespace,
-            uid: "u",
-            spec: &shard_cluster.spec,
-            volume_size: None,
-        };
+        let mut stored = ShardCluster::new(cluster, ShardClusterSpec::of_image("x"));
+        stored.metadata.namespace = Some(namespace.clone());
+        stored.metadata.uid = Some("u".to_owned());
+        let seen = build::Cluster::of(&stored).expect("stored");
+        let pod = seen.names.pod(1000);
+        let pair = authority.node(&seen.names, &namespace, &pod, NOW).expect("issued");
         let secret =
             build::secret::nodes(&seen, &ca.certificate, &BTreeMap::from([(pod, pair.clone())]));
         let bytes = |secret: &k8s_openapi::api::core::v1::Secret| -> usize {
             secret.data.iter().flatten().map(|(name, value)| name.len() + value.0.len()).sum()
         };
         let one = bytes(&secret) - ca.certificate.len() - "ca.crt".len();
-        let most = most_nodes(cluster, &namespace);
+        let most = most_nodes(&seen.names, &namespace);
         assert!(most * one + 2048 < SECRET_BYTES, "{most} nodes of {one} bytes");
         assert!(most * one > SECRET_BYTES * 3 / 4, "{most} nodes of {one} bytes are too few");
         assert_eq!(build::secret::read_nodes(&secret).values().collect::<Vec<_>>(), [&pair]);
