@@ -2,7 +2,10 @@
 //!
 //! Reads alone, and turns Kubernetes objects into what the rules speak of. Decides nothing.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use k8s_openapi::{
     api::{
@@ -15,19 +18,15 @@ use kube::{
     Client,
     api::{Api, ListParams},
 };
-use serde::{Deserialize, Serialize};
 
 use crate::{
+    build::{ADMIN_PORT, identity::Identity, pod::WORKER},
     crd::{ShardCluster, annotation},
     names::Names,
-    rollout,
+    rollout::{self, Trouble},
     worker_client::Place,
 };
 
-/// Port of the admin API in every worker pod.
-const ADMIN_PORT: u16 = 13_000;
-/// The container whose process is a node; its name is API.
-const WORKER: &str = "worker";
 /// How many members there were before a hibernation; on the StatefulSet.
 pub const FORMER: &str = "shoal.dev/former-replicas";
 /// Set by a person or a cloud provider once a machine is known to be off.
@@ -36,24 +35,12 @@ const OUT_OF_SERVICE: &str = "node.kubernetes.io/out-of-service";
 /// Objects of one cluster as they are, for whoever writes them next.
 pub struct Live {
     pub set: Option<StatefulSet>,
-    pub identity: Option<(ConfigMap, Identity)>,
+    pub identity: Option<ConfigMap>,
     pub claims: Vec<PersistentVolumeClaim>,
     pub pods: Vec<Pod>,
     pub secrets: BTreeMap<String, Secret>,
     pub lost_nodes: Vec<String>,
 }
-
-/// The file `identity.json` that every worker mounts.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Identity {
-    #[serde(rename = "crUID")]
-    pub cr_uid: String,
-    pub founding: Vec<String>,
-    #[serde(rename = "formedClusterID", default, skip_serializing_if = "Option::is_none")]
-    pub formed_cluster_id: Option<String>,
-}
-
-pub const IDENTITY_FILE: &str = "identity.json";
 
 impl Live {
     pub async fn read(client: &Client, cluster: &ShardCluster) -> kube::Result<Self> {
@@ -78,14 +65,18 @@ impl Live {
                 found.insert(name, secret);
             }
         }
-        let identity = map.and_then(|map| {
-            let text = map.data.as_ref()?.get(IDENTITY_FILE)?;
-            let identity = serde_json::from_str(text).ok()?;
-            Some((map, identity))
-        });
         let pods = pods.items;
         let lost_nodes = lost_nodes(client, &pods).await;
-        Ok(Self { set, identity, claims: claims.items, pods, secrets: found, lost_nodes })
+        Ok(Self { set, identity: map, claims: claims.items, pods, secrets: found, lost_nodes })
+    }
+
+    /// Uids of former clusters that volumes of this name were made for.
+    pub fn foreign_owners(&self, cluster: &ShardCluster) -> BTreeSet<String> {
+        let owner = |claim: &PersistentVolumeClaim| {
+            claim.metadata.annotations.as_ref()?.get(annotation::OWNER_UID).cloned()
+        };
+        let owners = self.claims.iter().filter_map(owner);
+        owners.filter(|owner| Some(owner) != cluster.metadata.uid.as_ref()).collect()
     }
 
     /// Where the admin APIs are, the ones that most likely answer first.
@@ -104,21 +95,24 @@ impl Live {
     /// As the rules see it; the registry is asked for elsewhere.
     pub fn observed(&self, cluster: &ShardCluster, now: Timestamp) -> rollout::Observed {
         let names = Names::of(cluster);
-        let ordinal = |name: &str| names.ordinal(name);
         let pods = self.pods.iter().filter_map(|pod| {
             let name = pod.metadata.name.as_deref()?;
-            Some((ordinal(name)?, self.pod(pod, now)))
+            Some((names.ordinal(name)?, self.pod(pod, now)))
         });
         let claims = self.claims.iter().filter_map(|claim| {
             let name = claim.metadata.name.clone()?;
             let ordinal = names.ordinal_of_claim(&name)?;
             let uid = claim.metadata.uid.clone()?;
             let deleting = claim.metadata.deletion_timestamp.is_some();
-            Some(rollout::Claim { name, uid, ordinal, deleting })
+            let owner = claim.metadata.annotations.as_ref();
+            let owner = owner.and_then(|all| all.get(annotation::OWNER_UID));
+            let foreign = owner != cluster.metadata.uid.as_ref();
+            Some(rollout::Claim { name, uid, ordinal, deleting, foreign })
         });
-        let identity = self.identity.as_ref().map(|(_, identity)| rollout::Identity {
-            founding: identity.founding.clone(),
-            cluster: identity.formed_cluster_id.clone(),
+        let identity = self.identity.as_ref().and_then(|map| Identity::read(map).ok());
+        let identity = identity.map(|identity| rollout::Identity {
+            founding: identity.founding,
+            cluster: identity.formed_cluster_id,
         });
         let formed = cluster.status.as_ref().is_some_and(|status| status.cluster_id.is_some());
         rollout::Observed {
@@ -147,8 +141,44 @@ impl Live {
             down: worker.map_or(age, |worker| down(worker, age, now)),
             node_lost: node.is_some_and(|node| self.lost_nodes.contains(node)),
             ended: worker.and_then(ended),
+            trouble: trouble(pod),
         }
     }
+}
+
+/// Reasons of the kubelet that mean: there is no such image, or it may not be had.
+const IMAGE_REASONS: [&str; 4] =
+    ["ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull"];
+
+/// The first complaint: about the place, else about a container.
+fn trouble(pod: &Pod) -> Option<Trouble> {
+    let status = pod.status.as_ref()?;
+    let refused = status
+        .conditions
+        .iter()
+        .flatten()
+        .find(|condition| condition.type_ == "PodScheduled" && condition.status == "False");
+    if let Some(refused) = refused {
+        let words = refused.message.clone().or_else(|| refused.reason.clone())?;
+        return Some(Trouble::Other(words));
+    }
+    let containers = status.init_container_statuses.iter().flatten();
+    let containers = containers.chain(status.container_statuses.iter().flatten());
+    containers.into_iter().find_map(|container| {
+        let waiting = container.state.as_ref()?.waiting.as_ref()?;
+        let reason = waiting.reason.as_deref()?;
+        if reason == "ContainerCreating" || reason == "PodInitializing" {
+            return None;
+        }
+        let words = waiting.message.as_deref().unwrap_or_default();
+        let words = format!("container {}: {reason} {words}", container.name);
+        let words = words.trim_end().to_owned();
+        Some(if IMAGE_REASONS.contains(&reason) {
+            Trouble::Image(words)
+        } else {
+            Trouble::Other(words)
+        })
+    })
 }
 
 /// Nodes of pods that do not serve are looked up; where that is not allowed, nothing is lost.

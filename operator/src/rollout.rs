@@ -12,11 +12,7 @@ mod roll;
 #[cfg(test)]
 mod tests;
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    fmt,
-    time::Duration,
-};
+use std::{collections::BTreeMap, fmt, time::Duration};
 
 /// A worker that has not run for so long is not a member to protect.
 pub const NOT_RUNNING: Duration = Duration::from_secs(10);
@@ -91,6 +87,25 @@ pub struct Pod {
     pub node_lost: bool,
     /// Incarnation of the latest process that is known to have ended.
     pub ended: Option<String>,
+    /// What Kubernetes says against it.
+    pub trouble: Option<Trouble>,
+}
+
+/// Why a pod does not run, in the words of Kubernetes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Trouble {
+    /// Its image cannot be had.
+    Image(String),
+    /// Anything else: no place for it, no volume, a crash.
+    Other(String),
+}
+
+impl fmt::Display for Trouble {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Image(words) | Self::Other(words) => f.write_str(words),
+        }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -99,6 +114,8 @@ pub struct Claim {
     pub uid: String,
     pub ordinal: u32,
     pub deleting: bool,
+    /// It was made for another ShardCluster, one of the same name.
+    pub foreign: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
@@ -171,6 +188,7 @@ pub struct Member {
     pub marked: bool,
     pub target: bool,
     pub voter: bool,
+    pub learner: bool,
     /// As the leader hears; a watcher counts as soon as it may be given shards.
     pub caught_up: bool,
     pub owned: u32,
@@ -247,6 +265,10 @@ pub enum Step {
         name: String,
         uid: String,
     },
+    /// A volume that a former cluster of this name left is this one's from now on.
+    AdoptClaim {
+        name: String,
+    },
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -282,6 +304,7 @@ impl fmt::Display for Step {
             Self::Remove { name, .. } => write!(f, "remove {name}"),
             Self::DeletePod { name, .. } => write!(f, "delete pod {name}"),
             Self::DeleteClaim { name, .. } => write!(f, "delete volume claim {name}"),
+            Self::AdoptClaim { name } => write!(f, "adopt volume claim {name}"),
         }
     }
 }
@@ -344,10 +367,10 @@ struct Scene<'a> {
     observed: &'a Observed,
 }
 
-/// The first rule that has something to do, decides.
+/// The first rule that has something to do or to wait for, decides.
 pub fn next(desired: &Desired, observed: &Observed) -> Decision {
     let scene = Scene { desired, observed };
-    let rules: [fn(&Scene<'_>) -> Option<Decision>; 11] = [
+    let rules: [fn(&Scene<'_>) -> Option<Decision>; 12] = [
         repair::lost_nodes,
         repair::deaths,
         repair::outdated_and_down,
@@ -355,12 +378,22 @@ pub fn next(desired: &Desired, observed: &Observed) -> Decision {
         found::begin,
         hibernate::resume,
         found::form,
+        found::adopt,
         configure,
         removal::cancel,
         removal::remove,
         roll::roll,
     ];
-    rules.iter().find_map(|rule| rule(&scene)).unwrap_or_else(|| scene.settled())
+    // What is blocked must not keep another from being mended.
+    let mut blocked = None;
+    for rule in rules {
+        match rule(&scene) {
+            Some(decision) if decision.blocked.is_some() => blocked = blocked.or(Some(decision)),
+            Some(decision) => return decision,
+            None => {}
+        }
+    }
+    blocked.unwrap_or_else(|| scene.settled())
 }
 
 /// Reaches the registry without a roll.
@@ -416,13 +449,19 @@ impl Scene<'_> {
         self.set().revision.is_some_and(|revision| revision != pod.revision)
     }
 
-    /// May this voter go while the rest keeps a live and current majority?
-    fn spares(&self, going: &BTreeSet<u64>) -> bool {
+    /// The other voters are a live and current majority, or so few that none ever is.
+    fn spares_or_must(&self, going: u64) -> bool {
         let Some(members) = self.members() else { return false };
         let voters: Vec<&Member> = members.nodes.iter().filter(|node| node.voter).collect();
-        let well =
-            |node: &&&Member| !going.contains(&node.id) && node.life == Life::Up && node.caught_up;
-        voters.iter().filter(well).count() * 2 > voters.len()
+        let well = |node: &&&Member| node.id != going && node.life == Life::Up && node.caught_up;
+        voters.len() <= 2 || voters.iter().filter(well).count() * 2 > voters.len()
+    }
+
+    /// Nobody else runs who could take its shards.
+    fn is_alone(&self, id: u64) -> bool {
+        self.members().is_some_and(|members| {
+            members.nodes.iter().all(|node| node.id == id || node.life != Life::Up)
+        })
     }
 
     /// Nothing to do: is everything as it should be, or is something waited for?
@@ -448,7 +487,10 @@ impl Scene<'_> {
         let mut waits: Vec<String> = missing
             .filter_map(|name| match self.pod(&name) {
                 None => Some(format!("pod {name} is to be created")),
-                Some(pod) if !pod.ready => Some(format!("pod {name} is to become ready")),
+                Some(pod) if !pod.ready => Some(match &pod.trouble {
+                    Some(trouble) => format!("pod {name}: {trouble}"),
+                    None => format!("pod {name} is to become ready"),
+                }),
                 Some(_) => None,
             })
             .collect();

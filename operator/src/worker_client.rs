@@ -154,7 +154,8 @@ impl Workers {
             | Step::RecordCluster { .. }
             | Step::ConfirmFounding { .. }
             | Step::DeletePod { .. }
-            | Step::DeleteClaim { .. } => Ok(()),
+            | Step::DeleteClaim { .. }
+            | Step::AdoptClaim { .. } => Ok(()),
         }
     }
 

@@ -27,7 +27,7 @@ const EXIT_SETTING: u8 = 64;
 const CONTROL_THREADS: usize = 2;
 
 #[derive(Parser)]
-#[command(name = "shoal", version, about = "Every key has one owner; any node reaches it")]
+#[command(name = "shoal", version = shoal_worker::VERSION, about = "Every key has one owner; any node reaches it")]
 struct Arguments {
     #[command(subcommand)]
     command: Command,

@@ -183,7 +183,7 @@ fn node_info(config: &Config) -> NodeInfo {
         zone: config.zone.clone(),
         weight: config.weight,
         feature_level: FEATURE_LEVEL,
-        revision: env!("CARGO_PKG_VERSION").to_owned(),
+        revision: crate::VERSION.to_owned(),
     }
 }
 

@@ -68,7 +68,7 @@ impl Telemetry {
     fn register(&mut self) {
         self.process.register(&mut self.registry);
         let shoal = self.registry.sub_registry_with_prefix("shoal");
-        let build = Info::new([("version", env!("CARGO_PKG_VERSION"))]);
+        let build = Info::new([("version", crate::VERSION)]);
         shoal.register("build", "What this process was built from", build);
         self.table.register(shoal);
         self.forward.register(shoal);

@@ -1,6 +1,6 @@
 //! From nothing to a formed cluster, and more pods than before.
 
-use super::{Activity, Decision, Registry, Scene, Step};
+use super::{Activity, Decision, Life, Registry, Scene, Step};
 
 /// A founding set is never larger: three tolerate the loss of one directory.
 const FOUNDERS: u32 = 3;
@@ -56,4 +56,19 @@ pub(super) fn form(scene: &Scene<'_>) -> Option<Decision> {
             Some(Decision::wait(Activity::Creating, text))
         }
     }
+}
+
+/// Kept volumes brought an older cluster back: it is recorded, and they are this one's.
+pub(super) fn adopt(scene: &Scene<'_>) -> Option<Decision> {
+    let (identity, members) = (scene.observed.identity.as_ref()?, scene.members()?);
+    if identity.cluster.is_none() {
+        let step = Step::RecordCluster { cluster: members.cluster.clone() };
+        return Some(Decision::step(Activity::Creating, step));
+    }
+    let claim = scene.observed.claims.iter().find(|claim| {
+        let member = scene.member(&scene.pod_name(claim.ordinal));
+        claim.foreign && !claim.deleting && member.is_some_and(|node| node.life == Life::Up)
+    })?;
+    let step = Step::AdoptClaim { name: claim.name.clone() };
+    Some(Decision::step(Activity::Idle, step))
 }

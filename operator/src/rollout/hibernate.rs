@@ -43,21 +43,16 @@ pub(super) fn resume(scene: &Scene<'_>) -> Option<Decision> {
         let step = Step::Resize { replicas: former, former: Some(former) };
         return Some(Decision::step(Activity::ScalingUp, step));
     }
-    let members = match &scene.observed.registry {
-        Registry::Known(members) => members,
-        Registry::Founding { .. } => return None,
+    match &scene.observed.registry {
+        // A quorum of them is back; whoever is missing is missing as at any other time.
+        Registry::Known(_) => {
+            let step = Step::Resize { replicas: scene.set().replicas, former: None };
+            Some(Decision::step(Activity::ScalingUp, step))
+        }
+        Registry::Founding { .. } => None,
         Registry::Unknown { why } => {
             let text = format!("{former} former members are to come back: {why}");
-            return Some(Decision::wait(Activity::ScalingUp, text));
+            Some(Decision::wait(Activity::ScalingUp, text))
         }
-    };
-    let back = |ordinal| {
-        let name = scene.pod_name(ordinal);
-        members.nodes.iter().any(|node| node.name == name && node.life == Life::Up)
-    };
-    if (0..former).all(back) {
-        let step = Step::Resize { replicas: scene.set().replicas, former: None };
-        return Some(Decision::step(Activity::ScalingUp, step));
     }
-    None
 }

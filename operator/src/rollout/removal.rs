@@ -3,8 +3,6 @@
 //! A removal is keyed by node id and survives restarts. A change of mind takes it back until
 //! `Close` has committed; after that the member leaves, and its successor joins anew.
 
-use std::collections::BTreeSet;
-
 use super::{
     Activity, Decision, Deletion, Drain, Halt, Life, Member, Members, OnTimeout, Scene, Step,
 };
@@ -112,20 +110,13 @@ fn unfit(scene: &Scene<'_>, leaver: &Member) -> Option<String> {
         return Some(format!("nobody could take the shards of {}", leaver.name));
     }
     // Who is down himself takes nothing away.
-    let going: BTreeSet<u64> = [leaver.id].into();
-    if leaver.voter && leaver.life == Life::Up && !scene.spares(&going) && members.voters() > 2 {
+    if leaver.voter && leaver.life == Life::Up && !scene.spares_or_must(leaver.id) {
         return Some(format!("without {} the voters would have no live majority", leaver.name));
     }
     if members.shards.unassigned > 0 && leaver.life == Life::Up {
         return Some(format!("{} shards wait for an owner first", members.shards.unassigned));
     }
     None
-}
-
-impl Members {
-    fn voters(&self) -> usize {
-        self.nodes.iter().filter(|node| node.voter).count()
-    }
 }
 
 /// Lowers the StatefulSet past the members that have left, and never past another.

@@ -3,7 +3,7 @@
 //! A pod is drained, its session ended, and only then is it deleted; the next one waits until
 //! its successor is caught up and may be given shards again, not until it owns some.
 
-use std::{cmp::Reverse, collections::BTreeSet};
+use std::cmp::Reverse;
 
 use super::{Activity, Decision, Deletion, Drain, Halt, Life, Member, Members, Pod, Scene, Step};
 
@@ -53,11 +53,18 @@ fn going(scene: &Scene<'_>, pod: &Pod) -> Decision {
     let Some(node) = scene.node_of(pod) else { return Decision::default() };
     let name = pod.name.clone();
     match node.life {
+        // Its vote still counts: it registers anew if it has to stay.
+        Life::Closed | Life::Fenced if node.voter && !scene.spares_or_must(node.id) => {
+            let text = format!("{name} is replaced once the other voters are well");
+            Decision::wait(Activity::Rolling, text)
+        }
         Life::Closed | Life::Fenced => delete(pod, Deletion::Rolled),
         Life::Up if node.is_empty() => {
             let incarnation = node.incarnation.clone();
             Decision::step(Activity::Rolling, Step::Close { node: node.id, name, incarnation })
         }
+        // Whoever was to take its shards is gone meanwhile.
+        Life::Up if scene.is_alone(node.id) => delete(pod, Deletion::Alone),
         Life::Up | Life::Joining | Life::Left => {
             let left = node.owned + node.receiving;
             Decision::wait(Activity::Rolling, format!("{name} hands over {left} shards"))
@@ -101,13 +108,10 @@ fn begin(
             let text = format!("{} restarts once the others are well", pod.name);
             return Some(Decision::wait(Activity::Rolling, text));
         }
-        let going: BTreeSet<u64> = [node.id].into();
-        let alone = members.nodes.iter().filter(|other| other.life == Life::Up).count() <= 1;
-        if alone {
+        if scene.is_alone(node.id) {
             return Some(delete(pod, Deletion::Alone));
         }
-        let sole = members.nodes.iter().filter(|other| other.voter).count() <= 2;
-        if !sole && !scene.spares(&going) {
+        if !scene.spares_or_must(node.id) {
             let name = pod.name.clone();
             let text = format!("without {name} the voters would have no live majority");
             return Some(Decision::blocked(Activity::Rolling, Some(Halt::QuorumLost), &name, text));

@@ -1,1 +1,251 @@
 //! The rules of a roll, one by one and together.
+
+mod world;
+
+use super::*;
+use world::World;
+
+/// Ticks and steps until everything is as specified, and a while longer: nothing more happens.
+fn settle(world: &mut World, limit: u32) -> u32 {
+    let mut ticks = 0;
+    loop {
+        let decision = world.step();
+        if decision.step.is_none() {
+            if world.is_settled() {
+                break;
+            }
+            world.tick();
+            ticks += 1;
+        }
+        assert!(
+            ticks < limit,
+            "not settled after {limit} ticks: {decision:?}\n{}",
+            world.picture()
+        );
+    }
+    for _ in 0..20 {
+        world.tick();
+        let decision = world.step();
+        assert_eq!(decision.step, None, "a settled cluster is left alone");
+    }
+    ticks
+}
+
+fn formed(replicas: u32, seed: u64) -> World {
+    let mut world = World::new(replicas, seed);
+    settle(&mut world, 200);
+    world
+}
+
+#[test]
+fn clusters_of_every_size_form_and_then_rest() {
+    for replicas in [1, 2, 3, 4, 5, 8, 12] {
+        let world = formed(replicas, 1);
+        let identity = world.seen.identity.expect("an identity");
+        assert_eq!(identity.founding.len() as u32, replicas.min(3));
+        assert_eq!(identity.cluster.as_deref(), Some("c"));
+    }
+}
+
+#[test]
+fn sizes_up_and_down_end_where_they_should() {
+    for seed in 0..50 {
+        let mut world = formed(3, seed);
+        for replicas in [5, 2, 12, 1, 3, 7, 1] {
+            world.desired.replicas = replicas;
+            settle(&mut world, 600);
+        }
+    }
+}
+
+#[test]
+fn removals_take_the_highest_ordinal_first_and_as_a_number() {
+    let mut world = formed(12, 3);
+    world.desired.replicas = 9;
+    let mut drained = Vec::new();
+    for _ in 0..400 {
+        if let Some(Step::DrainForRemoval { name, .. }) = world.step().step {
+            drained.push(name);
+        } else {
+            world.tick();
+        }
+    }
+    assert_eq!(drained, ["x-11", "x-10", "x-9"]);
+}
+
+#[test]
+fn a_drain_is_taken_back_until_it_is_closed() {
+    let mut world = formed(5, 4);
+    world.desired.replicas = 4;
+    while !matches!(world.step().step, Some(Step::DrainForRemoval { .. })) {
+        world.tick();
+    }
+    world.desired.replicas = 5;
+    let step = world.step().step;
+    assert!(matches!(step, Some(Step::CancelDrain { ref name, .. }) if name == "x-4"), "{step:?}");
+    let pods: Vec<String> = world.seen.pods.values().map(|pod| pod.uid.clone()).collect();
+    settle(&mut world, 100);
+    let after: Vec<String> = world.seen.pods.values().map(|pod| pod.uid.clone()).collect();
+    assert_eq!(pods, after, "no pod was touched");
+}
+
+#[test]
+fn a_roll_replaces_every_pod_voters_one_by_one_and_the_leader_last() {
+    for seed in 0..30 {
+        let mut world = formed(7, seed);
+        world.seen.pods.values().for_each(|pod| assert_eq!(pod.revision, "r1"));
+        world.revision = 2;
+        let mut order = Vec::new();
+        for _ in 0..600 {
+            let leader = match &world.seen.registry {
+                Registry::Known(known) => known.leader,
+                Registry::Unknown { .. } | Registry::Founding { .. } => 0,
+            };
+            match world.step().step {
+                Some(Step::DrainForRestart { node, .. }) => order.push((node, node == leader)),
+                Some(_) => {}
+                None => world.tick(),
+            }
+        }
+        assert!(world.is_settled(), "{}", world.picture());
+        assert_eq!(order.len(), 7, "{order:?}");
+        assert!(order.last().expect("seven").1, "the leader goes last: {order:?}");
+    }
+}
+
+#[test]
+fn a_template_that_never_runs_takes_one_pod_and_its_revert_brings_it_back() {
+    for seed in 0..30 {
+        let mut world = formed(3, seed);
+        world.desired.progress_deadline = Duration::from_secs(30);
+        world.revision = 2;
+        world.broken.insert("r2".to_owned());
+        let mut stuck = false;
+        for _ in 0..200 {
+            let decision = world.step();
+            stuck |= decision.blocked.is_some_and(|b| b.halt == Some(Halt::RollStuck));
+            if decision.step.is_none() {
+                world.tick();
+            }
+            let down = world.seen.pods.values().filter(|pod| !pod.ready).count();
+            assert!(down + 3 - world.seen.pods.len() <= 1, "at most one pod is down");
+        }
+        assert!(stuck, "the roll stops: {}", world.picture());
+        world.revision = 3;
+        settle(&mut world, 300);
+    }
+}
+
+#[test]
+fn a_template_that_never_ran_is_repaired_by_an_edit() {
+    let mut world = World::new(3, 5);
+    world.broken.insert("r1".to_owned());
+    for _ in 0..60 {
+        if world.step().step.is_none() {
+            world.tick();
+        }
+    }
+    world.revision = 2;
+    settle(&mut world, 300);
+}
+
+#[test]
+fn hibernation_keeps_every_volume_and_resumes_with_the_former_members() {
+    for to in [1, 3, 5, 6] {
+        let mut world = formed(5, 6);
+        let claims = world.seen.claims.clone();
+        world.desired.replicas = 0;
+        for _ in 0..50 {
+            if world.step().step.is_none() {
+                world.tick();
+            }
+        }
+        assert!(world.seen.pods.is_empty());
+        assert_eq!(world.seen.claims, claims);
+        world.desired.replicas = to;
+        settle(&mut world, 600);
+    }
+}
+
+#[test]
+fn changes_of_mind_at_random_moments_end_as_a_fresh_installation_would() {
+    for seed in 0..400 {
+        let mut world = World::new(1 + (seed % 5) as u32, seed);
+        for _ in 0..150 {
+            let replicas = [0, 1, 2, 3, 4, 5, 7, 11];
+            match world.chance.below(40) {
+                0..=2 => {
+                    let index = world.chance.below(replicas.len() as u64) as usize;
+                    world.desired.replicas = replicas[index];
+                }
+                3 => {
+                    world.revision += 1;
+                    if world.chance.one_in(3) {
+                        world.broken.insert(format!("r{}", world.revision));
+                    }
+                }
+                4 => world.crash(),
+                5 => world.desired.parallel_removals = 1 + world.chance.below(3) as u32,
+                _ => {}
+            }
+            if world.step().step.is_none() || world.chance.one_in(3) {
+                world.tick();
+            }
+        }
+        world.desired.replicas = 1 + (seed % 7) as u32;
+        world.revision += 1;
+        settle(&mut world, 1_500);
+    }
+}
+
+#[test]
+fn without_a_quorum_nothing_that_runs_is_touched() {
+    let mut world = formed(3, 7);
+    world.desired.replicas = 1;
+    world.revision = 2;
+    world.tick();
+    world.seen.registry = Registry::Unknown { why: "cut off".to_owned() };
+    let decision = next(&world.desired, &world.seen);
+    assert_eq!(decision.step, None, "{decision:?}");
+    world.desired.replicas = 4;
+    let step = next(&world.desired, &world.seen).step;
+    assert!(matches!(step, Some(Step::Resize { replicas: 4, .. })), "growing waits for nobody");
+}
+
+#[test]
+fn a_death_is_reported_only_for_the_very_process() {
+    let mut world = formed(3, 8);
+    let incarnation = world.seen.pods[&1].uid.clone();
+    world.seen.pods.get_mut(&1).expect("is there").ended = Some("an older one".to_owned());
+    assert_eq!(next(&world.desired, &world.seen).step, None);
+    world.seen.pods.get_mut(&1).expect("is there").ended = Some(incarnation.clone());
+    let step = next(&world.desired, &world.seen).step;
+    let reported =
+        matches!(step, Some(Step::ReportDeath { incarnation: ref i, .. }) if *i == incarnation);
+    assert!(reported, "{step:?}");
+}
+
+#[test]
+fn a_pod_of_a_lost_machine_is_replaced_whatever_else_is_wrong() {
+    let mut world = formed(3, 9);
+    world.seen.registry = Registry::Unknown { why: "cut off".to_owned() };
+    world.seen.pods.get_mut(&2).expect("is there").node_lost = true;
+    let step = next(&world.desired, &world.seen).step;
+    let lost = matches!(step, Some(Step::DeletePod { why: Deletion::NodeLost, .. }));
+    assert!(lost, "{step:?}");
+}
+
+#[test]
+fn a_single_member_is_replaced_and_the_downtime_is_named() {
+    let mut world = formed(1, 10);
+    world.revision = 2;
+    let mut alone = false;
+    for _ in 0..40 {
+        match world.step().step {
+            Some(Step::DeletePod { why: Deletion::Alone, .. }) => alone = true,
+            Some(_) => {}
+            None => world.tick(),
+        }
+    }
+    assert!(alone && world.is_settled(), "{}", world.picture());
+}

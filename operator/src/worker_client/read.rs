@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use futures::{StreamExt as _, stream};
+use futures::future::join_all;
 use shoal_proto::shoal::admin::v1 as pb;
 
 use super::{ANSWER, Error, Place, Workers};
@@ -21,12 +21,11 @@ pub struct Heard {
 impl Workers {
     /// The registry as a quorum confirms it now. An operator epoch above ours ends the process.
     pub async fn look(&self) -> Result<Heard, Error> {
-        let first = self.places.iter().take(ASKED);
-        let answers: Vec<(Place, Result<pb::StatusResponse, String>)> = stream::iter(first)
-            .map(|place| async move { (place.clone(), self.status(place, false).await) })
-            .buffer_unordered(ASKED)
-            .collect()
-            .await;
+        let mut asked = Vec::new();
+        for place in self.places.iter().take(ASKED) {
+            asked.push(self.told(place.clone()));
+        }
+        let answers = join_all(asked).await;
         let told = |(place, answer): &(Place, Result<pb::StatusResponse, String>)| {
             answer.as_ref().ok().map(|status| (place.pod.clone(), status.clone()))
         };
@@ -54,6 +53,11 @@ impl Workers {
             }
         }
         Ok(Heard { registry: Registry::Unknown { why }, version })
+    }
+
+    async fn told(&self, place: Place) -> (Place, Result<pb::StatusResponse, String>) {
+        let answer = self.status(&place, false).await;
+        (place, answer)
     }
 
     async fn status(
@@ -115,6 +119,7 @@ fn members(status: &pb::StatusResponse, nodes: &[pb::Node]) -> Members {
         marked: node.marked,
         target: node.target,
         voter: voters.contains(&node.id),
+        learner: status.learners.contains(&node.id),
         caught_up: !replicates(&node.id) || status.caught_up.contains(&node.id),
         owned: node.shards_owned,
         receiving: node.shards_receiving,

@@ -80,7 +80,7 @@ impl Server {
             learners: membership.learners.iter().map(|id| id.0).collect(),
             moving: moving.map(|(id, row)| wire::shard(id, row)).collect(),
             waiting: self.inner.waiting.borrow().clone(),
-            version: env!("CARGO_PKG_VERSION").to_owned(),
+            version: crate::VERSION.to_owned(),
             caught_up: self.caught_up(leadership.leader),
         }
     }
