@@ -248,6 +248,10 @@ pub enum AppProtocol {
         "(self.mode == 'Disabled') == (oldSelf.mode == 'Disabled')",
         "tls can be neither switched off nor on: nodes of both kinds cannot speak to each other",
     ),
+    rule(
+        "self.mode != 'Disabled' || self.clients == 'Optional'",
+        "clients cannot be required to use what mode Disabled takes away",
+    ),
 ]))]
 pub struct Tls {
     /// BuiltIn: the operator issues the certificates. CertManager: cert-manager does. Disabled:
@@ -379,3 +383,6 @@ fn default_issuer_kind() -> String {
 fn default_issuer_group() -> String {
     "cert-manager.io".to_owned()
 }
+
+#[cfg(test)]
+mod tests;

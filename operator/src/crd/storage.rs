@@ -19,11 +19,11 @@ const QUANTITY_MESSAGE: &str = "must be a quantity of at least 64Mi";
         "only the member that storage.type names may be set",
     ),
     rule(
-        "quantity(self.?persistent.?size.orValue('1Gi')).compareTo(quantity(oldSelf.?persistent.?size.orValue('1Gi'))) >= 0",
+        "quantity(has(self.persistent) ? self.persistent.size : '1Gi').compareTo(quantity(has(oldSelf.persistent) ? oldSelf.persistent.size : '1Gi')) >= 0",
         "storage.persistent.size must not shrink",
     ),
     rule(
-        "self.?persistent.?storageClassName.orValue('-') == oldSelf.?persistent.?storageClassName.orValue('-')",
+        "(has(self.persistent) && has(self.persistent.storageClassName) ? self.persistent.storageClassName : '-') == (has(oldSelf.persistent) && has(oldSelf.persistent.storageClassName) ? oldSelf.persistent.storageClassName : '-')",
         "storage.persistent.storageClassName is immutable",
     ),
 ]))]
