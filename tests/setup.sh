@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Installs what is missing on this machine, and says so. Without an argument: what building
-# needs. `clients`: also what the stock clients of the suites need. `go`: prints the path of a
-# Go command that can fetch the version which they ask for.
+# needs. `clients`: also what the stock clients of the suites need. `kube`: also what a
+# Kubernetes node on this machine needs. `go`: prints the path of a Go command that can fetch the
+# version which they ask for.
 set -euo pipefail
 
 # The first version that fetches the one a module asks for by itself.
@@ -49,6 +50,13 @@ command -v cc >/dev/null || missing+=(build-essential)
 if [ "${1:-}" = clients ]; then
   python3 -c 'import venv, ensurepip' 2>/dev/null || missing+=(python3 python3-venv)
   command -v go >/dev/null || missing+=(golang-go)
+fi
+if [ "${1:-}" = kube ]; then
+  command -v go >/dev/null || missing+=(golang-go)
+  # The Go modules pin the rest; a node needs no more of the distribution than this.
+  for package in busybox-static containerd containernetworking-plugins iproute2 iptables nftables runc; do
+    dpkg -s "$package" >/dev/null 2>&1 || missing+=("$package")
+  done
 fi
 install "${missing[@]}"
 
