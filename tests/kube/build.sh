@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# Builds what the Kubernetes suites run, into target/kube/bin: Kubernetes and etcd as one binary,
+# Builds what the Kubernetes suites run, into target/kube/bin or $1: Kubernetes and etcd as one binary,
 # Helm, CoreDNS, and the pause container's process. Each is built again only when its sources,
 # its pins, this script or Go changed. The first build takes some minutes.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
 readonly root=$PWD
-readonly bin=$root/target/kube/bin
+readonly bin=${1:-$root/target/kube/bin}
 tests/setup.sh kube
 go=$(tests/setup.sh go)
 readonly go

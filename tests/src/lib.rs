@@ -1,5 +1,5 @@
 //! Harness of the suites that run real processes: nodes as children with real sockets and
-//! real disks, what they say, and calls to them.
+//! real disks, what they say, and calls to them; and a real Kubernetes ([`kube`]).
 //!
 //! A test waits on conditions with deadlines ([`wait::until`]) and panics with the last
 //! thing it saw. It holds no oracle of its own: what must be true stands in the tests.
@@ -11,6 +11,8 @@ pub mod cluster;
 pub mod command;
 pub mod grpc;
 pub mod http;
+pub mod image;
+pub mod kube;
 pub mod load;
 pub mod node;
 pub mod ports;
@@ -20,6 +22,7 @@ pub mod wait;
 
 pub use calls::{Client, Counters};
 pub use cluster::Cluster;
+pub use image::Image;
 pub use load::Load;
 pub use node::Node;
 pub use ports::Ports;

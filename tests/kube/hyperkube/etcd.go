@@ -29,6 +29,8 @@ func etcdCommand() *cobra.Command {
 			}
 			config.Dir, config.UnsafeNoFsync = dir, noFsync
 			config.LogLevel, config.LogOutputs = "warn", []string{"stderr"}
+			// Zero without the flags of etcd's own command: a warning for each request.
+			config.WarningUnaryRequestDuration = embed.DefaultWarningUnaryRequestDuration
 			config.ListenClientUrls, config.AdvertiseClientUrls = []url.URL{*clientURL}, []url.URL{*clientURL}
 			config.ListenPeerUrls, config.AdvertisePeerUrls = []url.URL{*peerURL}, []url.URL{*peerURL}
 			config.InitialCluster = config.InitialClusterFromName(config.Name)

@@ -1,0 +1,86 @@
+//! The cgroup below which a cluster's kubelets put pods: the one thing of a cluster that no
+//! namespace holds, so it is made and removed by name.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use anyhow::Context as _;
+
+use super::process::within;
+
+const ROOT: &str = "/sys/fs/cgroup";
+/// Processes of pods have ended by then; the kernel takes a moment to forget them.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Makes `/<name>/<child>` in every hierarchy.
+pub(crate) fn create(name: &str, children: &[&str]) -> anyhow::Result<()> {
+    for hierarchy in hierarchies()? {
+        for path in children.iter().map(|child| hierarchy.join(name).join(child)) {
+            fs::create_dir_all(&path).with_context(|| path.display().to_string())?;
+            inherit_cpus(&hierarchy, &hierarchy.join(name))?;
+            inherit_cpus(&hierarchy.join(name), &path)?;
+        }
+    }
+    Ok(())
+}
+
+/// Nothing runs in a cpuset of version 1 that names no processors.
+fn inherit_cpus(parent: &Path, child: &Path) -> io::Result<()> {
+    for file in ["cpuset.cpus", "cpuset.mems"] {
+        let unset = fs::read_to_string(child.join(file)).is_ok_and(|text| text.trim().is_empty());
+        if unset && let Ok(inherited) = fs::read(parent.join(file)) {
+            fs::write(child.join(file), inherited)?;
+        }
+    }
+    Ok(())
+}
+
+/// Removes `/<name>` from every hierarchy. Its processes must have been told to end.
+pub(crate) fn remove(name: &str) -> anyhow::Result<()> {
+    for hierarchy in hierarchies()? {
+        let path = hierarchy.join(name);
+        within(PATIENCE, || remove_tree(&path).with_context(|| path.display().to_string()))?;
+    }
+    Ok(())
+}
+
+/// Whether any hierarchy still has `/<name>`.
+pub(crate) fn exists(name: &str) -> anyhow::Result<bool> {
+    Ok(hierarchies()?.iter().any(|hierarchy| hierarchy.join(name).exists()))
+}
+
+fn remove_tree(path: &Path) -> io::Result<()> {
+    let entries = match fs::read_dir(path) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error),
+    };
+    for entry in entries {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            remove_tree(&entry.path())?;
+        }
+    }
+    fs::remove_dir(path)
+}
+
+/// The one of version 2, or those of version 1 side by side.
+fn hierarchies() -> anyhow::Result<Vec<PathBuf>> {
+    let root = Path::new(ROOT);
+    if root.join("cgroup.controllers").exists() {
+        return Ok(vec![root.to_owned()]);
+    }
+    let entries = fs::read_dir(root).context(ROOT)?;
+    let mut found = Vec::new();
+    for entry in entries {
+        let entry = entry?;
+        // Links are second names of controllers that share a hierarchy.
+        if entry.file_type()?.is_dir() {
+            found.push(entry.path());
+        }
+    }
+    Ok(found)
+}
