@@ -6,11 +6,7 @@ mod certificates;
 mod pass;
 mod perform;
 
-use std::{
-    collections::BTreeMap,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use futures::{StreamExt as _, future};
 use k8s_openapi::api::{apps::v1::StatefulSet, core::v1::Pod};
@@ -26,7 +22,7 @@ use kube::{
     },
 };
 use parking_lot::Mutex;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tracing::{debug, warn};
 
 use crate::{

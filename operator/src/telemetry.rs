@@ -7,7 +7,7 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use http_body_util::Full;
@@ -23,7 +23,7 @@ use prometheus_client::{
     metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
     registry::{Registry, Unit},
 };
-use tokio::net::TcpListener;
+use tokio::{net::TcpListener, time::Instant};
 
 /// A pass ends well before it, or its task hangs.
 const STUCK: Duration = Duration::from_secs(150);
@@ -204,7 +204,7 @@ impl Progress {
     /// How long the oldest pass has been under way.
     fn oldest(&self) -> Duration {
         let all = self.under_way.lock();
-        all.values().map(Instant::elapsed).max().unwrap_or_default()
+        all.values().map(|began| began.elapsed()).max().unwrap_or_default()
     }
 
     fn is_stuck(&self, patience: Duration) -> bool {

@@ -273,7 +273,7 @@ impl<'a> Pass<'a> {
         }
         self.applier.write_status(&name, &status).await?;
         self.context.metrics.wrote_status();
-        self.context.written.lock().insert(uid, std::time::Instant::now());
+        self.context.written.lock().insert(uid, tokio::time::Instant::now());
         Ok(())
     }
 }

@@ -18,8 +18,8 @@ pub(super) fn cancel(scene: &Scene<'_>) -> Option<Decision> {
         Drain::None => false,
         Drain::Removal => is_newest(scene, node),
         Drain::Restart => scene.pod(&node.name).is_some_and(|pod| {
-            let stays = !pod.deleting && !(scene.is_outdated(pod) && scene.desired.rolls);
-            stays && pod.uid == node.pod_uid
+            let goes = pod.deleting || (scene.is_outdated(pod) && scene.desired.rolls);
+            !goes && pod.uid == node.pod_uid
         }),
     })?;
     let step = Step::CancelDrain { node: node.id, name: node.name.clone() };
