@@ -479,12 +479,12 @@ impl Scene<'_> {
     }
 
     fn settled_members(&self, members: &Members) -> Decision {
-        let activity = match self.observed.pods.len() < self.desired.replicas as usize {
-            true => Activity::ScalingUp,
-            false => Activity::Idle,
+        let names = (0..self.desired.replicas).map(|ordinal| self.pod_name(ordinal));
+        let activity = match names.clone().all(|name| self.member(&name).is_some()) {
+            true => Activity::Idle,
+            false => Activity::ScalingUp,
         };
-        let missing = (0..self.desired.replicas).map(|ordinal| self.pod_name(ordinal));
-        let mut waits: Vec<String> = missing
+        let mut waits: Vec<String> = names
             .filter_map(|name| match self.pod(&name) {
                 None => Some(format!("pod {name} is to be created")),
                 Some(pod) if !pod.ready => Some(match &pod.trouble {

@@ -61,9 +61,9 @@ pub(super) async fn pass(seen: &ShardCluster, context: &Context) -> Result<Actio
     if let Some(step) = decision.step.clone() {
         stepped = pass.take(&step, &mut decision).await?;
     }
-    pass.report(&decision, refusal.as_ref()).await?;
+    let shown = pass.report(&decision, refusal.as_ref()).await?;
     let waits = !decision.waits.is_empty() || decision.activity != rollout::Activity::Idle;
-    Ok(Action::requeue(match (stepped, waits) {
+    Ok(Action::requeue(match (stepped, waits || pass.moves() || !shown) {
         (true, _) => AFTER_STEP,
         (false, true) => WAITING,
         (false, false) => IDLE,
@@ -235,7 +235,12 @@ impl<'a> Pass<'a> {
         }
     }
 
-    async fn report(&self, decision: &Decision, refusal: Option<&Refusal>) -> Result<(), Error> {
+    fn moves(&self) -> bool {
+        matches!(&self.observed.registry, Registry::Known(known) if known.shards.moving > 0)
+    }
+
+    /// False where something that can wait is still to be shown.
+    async fn report(&self, decision: &Decision, refusal: Option<&Refusal>) -> Result<bool, Error> {
         let now = Timestamp::now();
         let scene = status::Scene {
             cluster: self.cluster,
@@ -263,18 +268,18 @@ impl<'a> Pass<'a> {
         );
         let before = self.cluster.status.as_ref();
         if before == Some(&status) {
-            return Ok(());
+            return Ok(true);
         }
         let uid = self.cluster.uid().unwrap_or_default();
         let recent =
             self.context.written.lock().get(&uid).is_some_and(|at| at.elapsed() < STATUS_EVERY);
         if recent && !status::is_urgent(before, &status) {
-            return Ok(());
+            return Ok(false);
         }
         self.applier.write_status(&name, &status).await?;
         self.context.metrics.wrote_status();
         self.context.written.lock().insert(uid, tokio::time::Instant::now());
-        Ok(())
+        Ok(true)
     }
 }
 

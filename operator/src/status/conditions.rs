@@ -215,11 +215,15 @@ impl<'a> Facts<'a> {
 /// Wanted members that are not up, in words.
 fn down(scene: &Scene<'_>, known: &Members, wanted: u32) -> Vec<String> {
     let names = Names::of(scene.cluster);
-    let is_up =
-        |name: &String| known.nodes.iter().any(|node| node.name == *name && node.life == Life::Up);
+    // One that never was a member is not missing yet.
+    let is_down = |name: &String| {
+        let mut nodes =
+            known.nodes.iter().filter(|n| n.name == *name && n.life != Life::Left).peekable();
+        nodes.peek().is_some() && nodes.all(|node| node.life != Life::Up)
+    };
     (0..wanted)
         .map(|ordinal| names.pod(ordinal))
-        .filter(|name| !is_up(name))
+        .filter(is_down)
         .map(|name| {
             let pod = names.ordinal(&name).and_then(|n| scene.observed.pods.get(&n));
             match pod.and_then(|pod| pod.trouble.as_ref()) {

@@ -59,7 +59,11 @@ async def read(stub, name):
 
 
 async def drive(args, over):
-    channels = [grpc.aio.insecure_channel(address) for address in args.addresses.split(",")]
+    # Channels of equal arguments would share one connection to the same address.
+    channels = [
+        grpc.aio.insecure_channel(address, options=[("shoal.connection", number)])
+        for number, address in enumerate(args.addresses.split(","))
+    ]
     stubs = [shoal_pb2_grpc.ShoalStub(channel) for channel in channels]
     run = random.getrandbits(64)
     names = [f"grpcio-{run:016x}-{key}".encode() for key in range(args.keys)]
