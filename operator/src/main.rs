@@ -5,13 +5,13 @@ use std::{process::ExitCode, sync::Arc};
 use clap::Parser as _;
 use k8s_openapi::api::coordination::v1::Lease;
 use kube::{
-    Api, Client, CustomResourceExt as _,
+    Api, Client,
     runtime::events::{Recorder, Reporter},
 };
 use shoal_operator::{
     cli::{Cli, Command, LogFormat, Settings},
     controller::{self, Context},
-    crd::ShardCluster,
+    crd::definition,
     elector::{self, Elector},
     telemetry::{self, Metrics, Progress},
 };
@@ -35,7 +35,7 @@ fn main() -> ExitCode {
 }
 
 fn print_crd() -> ExitCode {
-    match serde_saphyr::to_string(&ShardCluster::crd()) {
+    match definition::yaml() {
         Ok(text) => {
             print!("{text}");
             ExitCode::SUCCESS
