@@ -27,5 +27,4 @@ pub mod wire;
 
 /// What `shoal --version` prints and every node tells of itself. The feature `next` stands for
 /// the version after this one, for suites that roll from one to the other.
-pub const VERSION: &str =
-    if cfg!(feature = "next") { "0.2.0" } else { env!("CARGO_PKG_VERSION") };
+pub const VERSION: &str = if cfg!(feature = "next") { "0.2.0" } else { env!("CARGO_PKG_VERSION") };

@@ -16,7 +16,10 @@ pub(super) async fn perform(pass: &Pass<'_>, step: &Step) -> Result<(), Error> {
     match step {
         Step::CreateIdentity { .. } => {
             let built = pass.built()?;
-            let identity = Identity::of_first(&built, pass.cluster.spec.wanted());
+            let mut identity = Identity::of_first(&built, pass.cluster.spec.wanted());
+            // Somebody deleted it: the cluster is the same.
+            let status = pass.cluster.status.as_ref();
+            identity.formed_cluster_id = status.and_then(|status| status.cluster_id.clone());
             pass.applier.create_identity(&identity.config_map(&built, None)).await?;
         }
         Step::RecordCluster { cluster } => record(pass, cluster).await?,

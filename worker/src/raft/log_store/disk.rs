@@ -119,24 +119,30 @@ impl Disk {
         Ok((disk, found))
     }
 
+    /// A file of a newer format is left as it is; one without any is laid out.
     fn prepare(&self) -> Result<(), Error> {
-        let mut found = FORMAT;
-        self.transact(Durability::Immediate, |txn| {
-            let mut formats = txn.open_table(FORMATS)?;
-            if let Some(format) = formats.get("log")? {
-                found = format.value();
-            }
-            if found == FORMAT {
-                formats.insert("log", FORMAT)?;
-                txn.open_table(META)?;
-                txn.open_table(ENTRIES)?;
-            }
-            Ok(())
-        })?;
-        if found > FORMAT {
-            return Err(Error::Newer { path: self.path.clone(), found });
+        match self.format()? {
+            Some(FORMAT) => return Ok(()),
+            Some(found) => return Err(Error::Newer { path: self.path.clone(), found }),
+            None => {}
         }
-        Ok(())
+        self.transact(Durability::Immediate, |txn| {
+            txn.open_table(FORMATS)?.insert("log", FORMAT)?;
+            txn.open_table(META)?;
+            txn.open_table(ENTRIES)?;
+            Ok(())
+        })
+    }
+
+    fn format(&self) -> Result<Option<u64>, Error> {
+        let read = || -> Result<Option<u64>, redb::Error> {
+            match self.database.begin_read()?.open_table(FORMATS) {
+                Ok(formats) => Ok(formats.get("log")?.map(|format| format.value())),
+                Err(redb::TableError::TableDoesNotExist(_)) => Ok(None),
+                Err(error) => Err(error.into()),
+            }
+        };
+        read().map_err(|error| classify(&self.path, error))
     }
 
     fn scan(&self) -> Result<Found, Error> {

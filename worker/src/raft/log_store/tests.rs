@@ -16,7 +16,7 @@ use openraft::{
     testing::log::{StoreBuilder, Suite},
     type_config::TypeConfigExt as _,
 };
-use redb::ReadableTable as _;
+use redb::{ReadableDatabase as _, ReadableTable as _, TableHandle as _};
 use tempfile::TempDir;
 
 use super::*;
@@ -209,8 +209,21 @@ async fn a_newer_format_is_refused() {
         .unwrap();
     txn.commit().unwrap();
     drop(database);
+    let entries = || {
+        let database = redb::Database::open(&path).unwrap();
+        let txn = database.begin_read().unwrap();
+        let tables: std::collections::BTreeSet<_> =
+            txn.list_tables().unwrap().map(|table| table.name().to_owned()).collect();
+        let entries: redb::TableDefinition<'_, u64, &[u8]> = redb::TableDefinition::new("entries");
+        let entries = txn.open_table(entries).unwrap();
+        let rows = entries.iter().unwrap().map(|row| row.unwrap());
+        let rows: Vec<_> = rows.map(|(at, bytes)| (at.value(), bytes.value().to_vec())).collect();
+        (tables, rows)
+    };
+    let before = entries();
     let error = open(dir.path()).err().unwrap();
     assert!(matches!(error, Error::Newer { found: 2, .. }));
+    assert_eq!(entries(), before, "a newer file is left as it is");
     assert!(one_line(&error).contains("format 2 is newer"));
 }
 

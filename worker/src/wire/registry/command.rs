@@ -223,40 +223,39 @@ fn read_node_ref(node: proto::NodeRef) -> Result<NodeId, Error> {
     Ok(NodeId(need(node.node, "node id")?))
 }
 
-fn write_assign(item: &Assign) -> proto::Target {
+/// A shard at an epoch, and the session that should have it: of an assignment or of a move.
+fn write_target(
+    (shard, epoch, target, incarnation): (ShardId, Epoch, NodeId, Incarnation),
+) -> proto::Target {
     proto::Target {
-        shard: Some(item.shard.0),
-        epoch: Some(item.epoch.0),
-        target: Some(write_session(item.target, item.incarnation)),
+        shard: Some(shard.0),
+        epoch: Some(epoch.0),
+        target: Some(write_session(target, incarnation)),
     }
+}
+
+fn read_target(item: proto::Target) -> Result<(ShardId, Epoch, NodeId, Incarnation), Error> {
+    let (target, incarnation) = read_session(item.target, "target")?;
+    let shard = ShardId(need(item.shard, "shard id")?);
+    Ok((shard, Epoch(need(item.epoch, "epoch")?), target, incarnation))
+}
+
+fn write_assign(item: &Assign) -> proto::Target {
+    write_target((item.shard, item.epoch, item.target, item.incarnation))
 }
 
 fn read_assign(item: proto::Target) -> Result<Assign, Error> {
-    let (target, incarnation) = read_session(item.target, "target")?;
-    Ok(Assign {
-        shard: ShardId(need(item.shard, "shard id")?),
-        epoch: Epoch(need(item.epoch, "epoch")?),
-        target,
-        incarnation,
-    })
+    let (shard, epoch, target, incarnation) = read_target(item)?;
+    Ok(Assign { shard, epoch, target, incarnation })
 }
 
 fn write_begin(item: &BeginMove) -> proto::Target {
-    proto::Target {
-        shard: Some(item.shard.0),
-        epoch: Some(item.epoch.0),
-        target: Some(write_session(item.target, item.incarnation)),
-    }
+    write_target((item.shard, item.epoch, item.target, item.incarnation))
 }
 
 fn read_begin(item: proto::Target) -> Result<BeginMove, Error> {
-    let (target, incarnation) = read_session(item.target, "target")?;
-    Ok(BeginMove {
-        shard: ShardId(need(item.shard, "shard id")?),
-        epoch: Epoch(need(item.epoch, "epoch")?),
-        target,
-        incarnation,
-    })
+    let (shard, epoch, target, incarnation) = read_target(item)?;
+    Ok(BeginMove { shard, epoch, target, incarnation })
 }
 
 fn write_moves(items: &[MoveRef]) -> proto::MoveRefs {
