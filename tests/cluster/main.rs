@@ -13,4 +13,5 @@ mod probes;
 mod recipes;
 mod restarts;
 mod settings;
+mod tls;
 mod watchers;

@@ -7,7 +7,10 @@ use std::{
 
 use anyhow::Context as _;
 use parking_lot::RwLock;
-use shoal_worker::cli::bench::{self, Bound, Config, Entries, Progress, Report};
+use shoal_worker::{
+    cli::bench::{self, Bound, Config, Entries, Progress, Report},
+    tls::Tls,
+};
 use tokio::{sync::watch, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 
@@ -32,6 +35,7 @@ impl Load {
         let stop = CancellationToken::new();
         let config = Config {
             entries: entries.clone(),
+            tls: Tls::default(),
             load: bench::Load::Open { rate },
             bound: Bound::Time(LONGEST),
             connections: CONNECTIONS,

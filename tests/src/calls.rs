@@ -5,10 +5,9 @@ use std::{collections::BTreeMap, time::Duration};
 
 use shoal_proto::shoal::v1::{CallRequest, CallResponse, shoal_client::ShoalClient};
 use tokio::runtime::{self, Runtime};
-use tonic::{
-    Request, Status,
-    transport::{Channel, Endpoint},
-};
+use tonic::{Request, Status, transport::Channel};
+
+use crate::tls::Door;
 
 const DEADLINE: Duration = Duration::from_secs(5);
 /// Above any limit of a node: what is too large is to be refused there.
@@ -23,11 +22,14 @@ pub struct Client {
 
 impl Client {
     pub fn to(address: &str) -> Self {
+        Self::over(&Door::plain(address))
+    }
+
+    pub fn over(door: &Door) -> Self {
         // A thread of its own answers the pings of the node also while no call is made.
         let runtime = runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
         let runtime = runtime.expect("a runtime can be made");
-        let endpoint = Endpoint::from_shared(format!("http://{address}")).expect("an address");
-        let channel = runtime.block_on(async { endpoint.connect_lazy() });
+        let channel = runtime.block_on(async { door.channel() });
         let shoal = ShoalClient::new(channel)
             .max_decoding_message_size(MAX_MESSAGE)
             .max_encoding_message_size(MAX_MESSAGE);

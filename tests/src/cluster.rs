@@ -138,7 +138,10 @@ impl Cluster {
     /// `shoal <arguments>` asked of one node.
     #[track_caller]
     pub fn ask(&self, at: usize, arguments: &[&str]) -> command::Ended {
-        command::run(arguments, &[("NODE_ADDRESS", &self.nodes[at].address())])
+        let address = self.nodes[at].address();
+        let mut settings = self.nodes[at].tls();
+        settings.push(("NODE_ADDRESS", &address));
+        command::run(arguments, &settings)
     }
 
     pub fn status_of(&self, at: usize) -> Result<Status, String> {

@@ -6,15 +6,19 @@ use tonic::{
     Request, Status,
     client::Grpc,
     codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder},
-    transport::Endpoint,
 };
+
+use crate::tls::Door;
 
 /// Calls `path` at `address` with an empty message.
 pub fn unary(address: &str, path: &str) -> Result<Vec<u8>, Status> {
+    unary_over(&Door::plain(address), path)
+}
+
+pub fn unary_over(door: &Door, path: &str) -> Result<Vec<u8>, Status> {
     let runtime = runtime::Builder::new_current_thread().enable_all().build();
     runtime.expect("a runtime can be made").block_on(async {
-        let endpoint = Endpoint::from_shared(format!("http://{address}")).expect("an address");
-        let mut client = Grpc::new(endpoint.connect_lazy());
+        let mut client = Grpc::new(door.channel());
         client.ready().await.map_err(|error| Status::unavailable(error.to_string()))?;
         let path = path.parse().expect("a path");
         client.unary(Request::new(()), path, Raw).await.map(tonic::Response::into_inner)

@@ -6,6 +6,7 @@
 #![allow(clippy::disallowed_methods)] // a harness outside of the product reads the clock
 
 pub mod admin;
+pub mod authority;
 pub mod calls;
 pub mod cluster;
 pub mod command;
@@ -17,6 +18,7 @@ pub mod load;
 pub mod node;
 pub mod ports;
 pub mod space;
+pub mod tls;
 pub mod vip;
 pub mod wait;
 

@@ -11,7 +11,7 @@ use std::{
 
 use tonic::Status;
 
-use crate::Client;
+use crate::{Client, tls::Door};
 
 /// Keys of one load.
 const KEYS: usize = 100;
@@ -33,11 +33,15 @@ pub struct Tally {
 
 impl Load {
     pub fn start(entries: &[String]) -> Self {
+        Self::over(entries.iter().map(|entry| Door::plain(entry)).collect())
+    }
+
+    pub fn over(entries: Vec<Door>) -> Self {
         // Counters of one caller begin at nothing.
         static CALLERS: AtomicU64 = AtomicU64::new(0);
         let stop = Arc::new(AtomicBool::new(false));
-        let callers = entries.iter().map(|entry| {
-            let (entry, stop) = (entry.clone(), stop.clone());
+        let callers = entries.into_iter().map(|entry| {
+            let stop = stop.clone();
             let caller = CALLERS.fetch_add(1, Ordering::Relaxed);
             thread::spawn(move || call(&entry, caller, &stop))
         });
@@ -67,8 +71,8 @@ impl Tally {
     }
 }
 
-fn call(entry: &str, caller: u64, stop: &AtomicBool) -> Tally {
-    let (mut client, mut tally) = (Client::to(entry), Tally::default());
+fn call(entry: &Door, caller: u64, stop: &AtomicBool) -> Tally {
+    let (mut client, mut tally) = (Client::over(entry), Tally::default());
     let mut values = vec![0; KEYS];
     while !stop.load(Ordering::Relaxed) {
         let at = tally.calls as usize % KEYS;

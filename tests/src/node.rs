@@ -10,7 +10,7 @@ use std::{
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::{Space, command, http, wait};
+use crate::{Space, authority::Paths, command, http, wait};
 
 /// Sends a signal to a process that this one started and has not reaped.
 pub fn signal(id: u32, signal: Signal) {
@@ -54,6 +54,25 @@ impl Node {
     pub fn set(&mut self, setting: &'static str, value: &str) -> &mut Self {
         self.settings.insert(setting, value.to_owned());
         self
+    }
+
+    /// TLS with these files.
+    pub fn secure(&mut self, paths: &Paths) -> &mut Self {
+        for (setting, path) in
+            [("TLS_CERT", &paths.cert), ("TLS_KEY", &paths.key), ("TLS_CA", &paths.ca)]
+        {
+            self.set(setting, &path.display().to_string());
+        }
+        self
+    }
+
+    /// The settings TLS_* for a command beside it.
+    pub fn tls(&self) -> Vec<(&'static str, &str)> {
+        let files = self
+            .settings
+            .iter()
+            .filter(|(setting, _)| ["TLS_CERT", "TLS_KEY", "TLS_CA"].contains(*setting));
+        files.map(|(setting, value)| (*setting, value.as_str())).collect()
     }
 
     pub fn unset(&mut self, setting: &'static str) -> &mut Self {

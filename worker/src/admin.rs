@@ -15,24 +15,20 @@ use shoal_core::{id::NodeId, registry::Command};
 use shoal_proto::shoal::admin::v1::{self as pb, admin_client::AdminClient, admin_server::Admin};
 use tokio::sync::watch;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{
-    Request, Response, Status,
-    metadata::MetadataValue,
-    transport::{Channel, Endpoint},
-};
+use tonic::{Request, Response, Status, metadata::MetadataValue, transport::Channel};
 use tracing::debug;
 
 use crate::{
     control::{self, Denied, Granted, Request as Ask},
-    found, raft,
+    found,
+    peer::{self, Channels},
+    raft,
     table::Table,
     wire::admin as wire,
 };
 
 /// Set by a node that passes a request on: it is not passed on a second time.
 const FORWARDED: &str = "x-shoal-forwarded";
-/// The leader is a node of the same cluster: it accepts at once or is gone.
-const CONNECT_PATIENCE: Duration = Duration::from_secs(2);
 /// Longer than the slowest answer, which waits for a move to end.
 const ANSWER_PATIENCE: Duration = Duration::from_secs(90);
 /// Events a slow watcher may be behind before it waits.
@@ -52,6 +48,7 @@ struct Inner {
     raft: raft::Handle,
     control: control::Handle,
     founding: found::Handle,
+    channels: Channels,
     waiting: Waiting,
 }
 
@@ -68,9 +65,11 @@ impl Server {
         raft: raft::Handle,
         control: control::Handle,
         founding: found::Handle,
+        channels: Channels,
         waiting: Waiting,
     ) -> Self {
-        Self { inner: Arc::new(Inner { node, table, raft, control, founding, waiting }) }
+        let inner = Inner { node, table, raft, control, founding, channels, waiting };
+        Self { inner: Arc::new(inner) }
     }
 
     /// Asks the leader: this node's loop, else the leader's admin port.
@@ -97,16 +96,15 @@ impl Server {
         else {
             return Err(wire::status(&denied));
         };
-        let unreachable = |error: tonic::transport::Error| {
+        let unreachable = |error: peer::Error| {
             debug!(%leader, address, %error, "the leader cannot be asked");
             Status::unavailable(format!(
                 "the leader {leader} cannot be reached at {address}: try again"
             ))
         };
-        let endpoint = Endpoint::from_shared(format!("http://{address}")).map_err(unreachable)?;
-        let connecting = endpoint.connect_timeout(CONNECT_PATIENCE).timeout(ANSWER_PATIENCE);
-        let channel = connecting.connect().await.map_err(unreachable)?;
+        let channel = self.inner.channels.dial(&address).map_err(unreachable)?;
         let mut passed_on = Request::new(request.get_ref().clone());
+        passed_on.set_timeout(ANSWER_PATIENCE);
         passed_on.metadata_mut().insert(FORWARDED, MetadataValue::from_static("1"));
         forward(AdminClient::new(channel), passed_on).await.map(Routed::There)
     }

@@ -24,11 +24,16 @@ use std::{
 
 use anyhow::Context as _;
 
-use crate::config::{ADMIN_PORT_OFFSET, HostPort};
+use crate::{
+    config::{self, ADMIN_PORT_OFFSET, HostPort},
+    tls::{self, Tls},
+};
 
 const SUCCESS: ExitCode = ExitCode::SUCCESS;
 /// Nobody answers at the address: another try later may succeed.
 const EXIT_UNREACHABLE: u8 = 69;
+/// Exit code of a setting that cannot be used.
+const EXIT_SETTING: u8 = 64;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Output {
@@ -57,9 +62,15 @@ pub struct Target {
     /// For people, or for programs
     #[arg(long, short, value_enum, default_value_t = Output::Table)]
     pub output: Output,
+    #[command(flatten)]
+    pub tls: tls::FileArgs,
 }
 
 impl Target {
+    fn dialer(&self) -> anyhow::Result<ask::Dialer> {
+        Ok(ask::Dialer::new(Tls::of_client(self.tls.files()?.as_ref())?))
+    }
+
     fn admin(&self) -> anyhow::Result<String> {
         let near = || self.address.with_port_offset(ADMIN_PORT_OFFSET);
         let admin = self.admin_address.clone().or_else(near);
@@ -237,10 +248,10 @@ pub fn failure(error: &anyhow::Error) -> ExitCode {
         return ExitCode::FAILURE;
     }
     eprintln!("shoal: {error:#}");
-    match error.downcast_ref::<ask::Unreachable>() {
-        Some(_) => ExitCode::from(EXIT_UNREACHABLE),
-        None => ExitCode::FAILURE,
+    if error.is::<ask::Unreachable>() {
+        return ExitCode::from(EXIT_UNREACHABLE);
     }
+    if error.is::<config::Error>() { ExitCode::from(EXIT_SETTING) } else { ExitCode::FAILURE }
 }
 
 /// Lines on standard output; an error where its reader has gone.

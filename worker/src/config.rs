@@ -8,6 +8,8 @@ use std::{net::IpAddr, path::PathBuf, time::Duration};
 use clap::Args;
 use shoal_core::registry::{LEASES_MS, SHARD_COUNTS, WEIGHTS};
 
+use crate::tls;
+
 mod address;
 
 pub use address::HostPort;
@@ -30,7 +32,7 @@ pub enum Error {
     Conflict { first: &'static str, second: &'static str, remedy: &'static str },
 }
 
-fn invalid(
+pub(crate) fn invalid(
     setting: &'static str,
     value: impl ToString,
     problem: impl ToString,
@@ -99,15 +101,8 @@ pub struct RunArgs {
     /// error, warn, info, debug, trace, or a tracing filter [default: info]
     #[arg(long, env = "LOG_LEVEL", value_name = "LEVEL")]
     pub log_level: Option<String>,
-    /// disabled
-    #[arg(long, env = "TLS_MODE", value_name = "MODE")]
-    pub tls_mode: Option<String>,
-    #[arg(long, env = "TLS_CERT", value_name = "PATH")]
-    pub tls_cert: Option<PathBuf>,
-    #[arg(long, env = "TLS_KEY", value_name = "PATH")]
-    pub tls_key: Option<PathBuf>,
-    #[arg(long, env = "TLS_CA", value_name = "PATH")]
-    pub tls_ca: Option<PathBuf>,
+    #[command(flatten)]
+    pub tls: tls::Args,
 }
 
 /// How a node with an empty directory gets into a cluster.
@@ -149,6 +144,8 @@ pub struct Config {
     pub shutdown_budget: Duration,
     pub log_format: LogFormat,
     pub log_level: String,
+    /// None: disabled.
+    pub tls: Option<tls::Settings>,
 }
 
 impl Config {
@@ -179,8 +176,11 @@ impl Config {
             ("HTTP_ADDRESS", &http_address),
         ])?;
         let raft_id = node_name(args.raft_id.as_deref(), host_name)?;
-        tls(args, &[&node_address, &raft_address, &admin_address, &http_address])?;
+        let loopback = [&node_address, &raft_address, &admin_address, &http_address]
+            .iter()
+            .all(|address| address.is_loopback());
         Ok(Self {
+            tls: tls::settings(&args.tls, loopback)?,
             bind_host: bind_host(args.bind_address.as_deref(), &node_address)?,
             raft_dir: args.raft_dir.clone().unwrap_or_else(|| PathBuf::from("data").join(&raft_id)),
             start: start(args, &node_address)?,
@@ -441,25 +441,6 @@ fn log_level(given: Option<&str>) -> Result<String, Error> {
     }
     let remedy = "set error, warn, info, debug or trace, or target=level pairs";
     Err(invalid("LOG_LEVEL", text, "it is not a log level", remedy))
-}
-
-fn tls(args: &RunArgs, addresses: &[&HostPort]) -> Result<(), Error> {
-    const DISABLE: &str =
-        "set TLS_MODE=disabled only on a network where every peer and client is trusted";
-    let loopback = addresses.iter().all(|address| address.is_loopback());
-    match args.tls_mode.as_deref() {
-        Some("disabled") => Ok(()),
-        Some("mutual") => Err(invalid("TLS_MODE", "mutual", "this build carries no TLS", DISABLE)),
-        Some(other) => Err(invalid("TLS_MODE", other, "it is not a TLS mode", "set disabled")),
-        None if args.tls_cert.is_some() => Err(invalid(
-            "TLS_CERT",
-            "set",
-            "this build carries no TLS",
-            "unset TLS_CERT, TLS_KEY and TLS_CA",
-        )),
-        None if loopback => Ok(()),
-        None => Err(Error::Missing { setting: "TLS_MODE", remedy: DISABLE }),
-    }
 }
 
 #[cfg(test)]

@@ -28,6 +28,7 @@ pub use self::{ingress::Ingress, server::DataPort};
 use crate::{
     call::{Call, Outcome},
     table::Table,
+    tls::Tls,
 };
 
 /// Admits and runs the calls of the shards that this node owns.
@@ -48,17 +49,24 @@ pub struct Node {
     pub metrics: Arc<Metrics>,
     /// MAX_PAYLOAD, the same for requests and answers.
     pub max_payload: usize,
+    pub tls: Tls,
     me: ArcSwapOption<Process>,
 }
 
 impl Node {
+    /// Without TLS.
     pub fn new(
         owner: Arc<dyn Owner>,
         table: Table,
         metrics: Arc<Metrics>,
         max_payload: usize,
     ) -> Self {
-        Self { owner, table, metrics, max_payload, me: ArcSwapOption::empty() }
+        let (tls, me) = (Tls::default(), ArcSwapOption::empty());
+        Self { owner, table, metrics, max_payload, tls, me }
+    }
+
+    pub fn secured(self, tls: Tls) -> Self {
+        Self { tls, ..self }
     }
 
     /// Says who this process is, once it is a member and whenever it registers anew.

@@ -22,6 +22,7 @@ pub mod raft;
 pub mod session;
 pub mod table;
 mod telemetry;
+pub mod tls;
 pub mod watch;
 pub mod wire;
 

@@ -49,6 +49,7 @@ use crate::{
     raft, session,
     table::Table,
     telemetry::Telemetry,
+    tls::Tls,
 };
 
 /// Exit code of a setting that cannot be used on this machine, or in this cluster.
@@ -113,6 +114,7 @@ pub(crate) struct Shared {
     pub identity: Arc<Mutex<Identity>>,
     pub table: Table,
     pub channels: Channels,
+    pub tls: Tls,
     pub right: Right,
     pub forward: Arc<forward::Node>,
     pub late: Late,
@@ -157,15 +159,24 @@ pub async fn run(
     executor: Handle,
     stop: impl Future<Output = ()>,
 ) -> Result<(), Exit> {
+    let tls = Tls::of_node(config.tls.as_ref(), &config.raft_id)
+        .map_err(|error| Exit::of(EXIT_SETTING, &error))?;
     let identity = Identity::open(&config.raft_dir, &config.raft_id)?;
     let identity = Arc::new(Mutex::new(identity));
-    let mut stop = std::pin::pin!(stop);
-    loop {
-        let life = Running::begin(config.clone(), executor.clone(), identity.clone()).await?;
-        match life.run(stop.as_mut()).await? {
-            Ended::Stopped => return Ok(()),
-            Ended::Anew => info!(name = %config.raft_id, "begins anew"),
+    let lives = async {
+        let mut stop = std::pin::pin!(stop);
+        loop {
+            let begun =
+                Running::begin(config.clone(), executor.clone(), identity.clone(), tls.clone());
+            match begun.await?.run(stop.as_mut()).await? {
+                Ended::Stopped => return Ok(()),
+                Ended::Anew => info!(name = %config.raft_id, "begins anew"),
+            }
         }
+    };
+    tokio::select! {
+        ended = lives => ended,
+        never = tls.follow() => match never {},
     }
 }
 
@@ -200,15 +211,16 @@ impl Running {
         config: Config,
         executor: Handle,
         identity: Arc<Mutex<Identity>>,
+        tls: Tls,
     ) -> Result<Self, Exit> {
         let ports = Ports::bind(&config).await?;
         let table = Table::default();
         let owner = LateOwner::default();
-        let telemetry = Telemetry::default();
+        let telemetry = Telemetry::default().secured(tls.clone());
         let metrics = telemetry.forward.clone();
         let node =
             forward::Node::new(Arc::new(owner.clone()), table.clone(), metrics, config.max_payload);
-        let forward = Arc::new(node);
+        let forward = Arc::new(node.secured(tls.clone()));
         let ingress = Ingress::new(forward.clone());
         let bound = executor.enter();
         let data = DataPort::bind(
@@ -228,8 +240,9 @@ impl Running {
         let shared = Arc::new(Shared {
             info: node_info(&config),
             identity,
+            channels: Channels::new(AddressBook::default()).secured(tls.clone(), table.clone()),
+            tls,
             table,
-            channels: Channels::new(AddressBook::default()),
             right: Right::new().map_err(|error| Exit::new(EXIT_RAFT, error))?,
             forward,
             late,

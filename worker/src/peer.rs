@@ -1,25 +1,28 @@
 //! Connections to peers, by node id.
 //!
 //! The address book follows a node to wherever it is heard of; a channel is one HTTP/2
-//! connection for one purpose, so that a snapshot never delays a heartbeat. Nothing here
-//! knows what is said on a connection.
+//! connection for one purpose, so that a snapshot never delays a heartbeat. With TLS who
+//! answers must hold the name of the node that is meant, or else the host of the address.
+//! Nothing here knows what is said on a connection.
 
 use std::{
     collections::{BTreeMap, VecDeque},
     fmt, io,
-    pin::Pin,
     sync::Arc,
-    task::{Context, Poll},
     time::Duration,
 };
 
-use futures::Stream;
+use futures::{Stream, StreamExt as _};
 use hyper_util::rt::TokioIo;
 use parking_lot::{Mutex, RwLock};
-use shoal_core::id::NodeId;
+use shoal_core::{id::NodeId, registry::Life};
 use tonic::transport::{Channel, Endpoint, Server, Uri};
 
-use crate::env;
+use crate::{
+    env,
+    table::Table,
+    tls::{self, Tls},
+};
 
 /// Largest message of a peer that is read: four full batches of the log, never a whole snapshot.
 pub const MAX_MESSAGE: usize = 16 << 20;
@@ -38,6 +41,12 @@ const STREAM_WINDOW: u32 = 2 << 20;
 const CONNECTION_WINDOW: u32 = 8 << 20;
 /// Calls and streams of one connection; a peer needs a handful.
 const STREAMS: u32 = 1_024;
+/// A TLS handshake is two round trips and some milliseconds of two processors that may be busy.
+const SHAKE_TIMEOUT: Duration = Duration::from_secs(2);
+/// Handshakes of one port at once: whoever stalls in one must not keep others out.
+const SHAKES: usize = 1_024;
+/// Names that discovery tells for addresses: two of each node of the largest cluster.
+const NAMES: usize = 2_048;
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
@@ -65,7 +74,13 @@ pub enum Purpose {
 /// Several addresses are kept in turn: one that fails goes to the back, so that a stale
 /// answer can never lock a node out.
 #[derive(Clone, Debug, Default)]
-pub struct AddressBook(Arc<RwLock<BTreeMap<NodeId, VecDeque<String>>>>);
+pub struct AddressBook(Arc<Book>);
+
+#[derive(Debug, Default)]
+struct Book {
+    addresses: RwLock<BTreeMap<NodeId, VecDeque<String>>>,
+    names: RwLock<BTreeMap<String, String>>,
+}
 
 impl AddressBook {
     /// The node says so itself, or discovery or its registration does: dialled first.
@@ -75,7 +90,13 @@ impl AddressBook {
 
     /// Hearsay, as from a membership entry: dialled last.
     pub fn guess(&self, node: NodeId, address: &str) {
-        if !self.0.read().get(&node).is_some_and(|known| known.iter().any(|a| a == address)) {
+        if !self
+            .0
+            .addresses
+            .read()
+            .get(&node)
+            .is_some_and(|known| known.iter().any(|a| a == address))
+        {
             self.remember(node, address, VecDeque::push_back);
         }
     }
@@ -83,10 +104,10 @@ impl AddressBook {
     fn remember(&self, node: NodeId, address: &str, put: fn(&mut VecDeque<String>, String)) {
         // Every call of a peer says its address: mostly the one that is known.
         let is_first = |known: &VecDeque<String>| known.front().is_some_and(|a| a == address);
-        if address.is_empty() || self.0.read().get(&node).is_some_and(is_first) {
+        if address.is_empty() || self.0.addresses.read().get(&node).is_some_and(is_first) {
             return;
         }
-        let mut book = self.0.write();
+        let mut book = self.0.addresses.write();
         let known = book.entry(node).or_default();
         known.retain(|other| other != address);
         known.truncate(ADDRESSES - 1);
@@ -95,7 +116,7 @@ impl AddressBook {
 
     /// Nobody answered there, or somebody else did: the next address gets its turn.
     pub fn failed(&self, node: NodeId, address: &str) {
-        if let Some(known) = self.0.write().get_mut(&node)
+        if let Some(known) = self.0.addresses.write().get_mut(&node)
             && known.front().is_some_and(|first| first == address)
         {
             known.rotate_left(1);
@@ -103,12 +124,26 @@ impl AddressBook {
     }
 
     pub fn forget(&self, node: NodeId) {
-        self.0.write().remove(&node);
+        self.0.addresses.write().remove(&node);
+    }
+
+    /// Discovery knows which node is at an address: who answers there must hold that name.
+    pub fn name(&self, address: &str, name: &str) {
+        let known = |names: &BTreeMap<_, String>| names.get(address).is_some_and(|n| n == name);
+        if known(&self.0.names.read()) {
+            return;
+        }
+        let mut names = self.0.names.write();
+        if names.len() >= NAMES {
+            // Told again by the next look of discovery.
+            names.clear();
+        }
+        names.insert(address.to_owned(), name.to_owned());
     }
 
     /// The address to dial now.
     pub fn address(&self, node: NodeId) -> Option<String> {
-        self.0.read().get(&node).and_then(|known| known.front().cloned())
+        self.0.addresses.read().get(&node).and_then(|known| known.front().cloned())
     }
 }
 
@@ -116,6 +151,8 @@ impl AddressBook {
 #[derive(Clone)]
 pub struct Channels {
     book: AddressBook,
+    tls: Tls,
+    table: Table,
     open: Arc<Mutex<BTreeMap<(NodeId, Purpose), Open>>>,
 }
 
@@ -125,8 +162,14 @@ struct Open {
 }
 
 impl Channels {
+    /// Without TLS.
     pub fn new(book: AddressBook) -> Self {
-        Self { book, open: Arc::default() }
+        Self { book, tls: Tls::default(), table: Table::default(), open: Arc::default() }
+    }
+
+    /// Over TLS, if it is enabled, to the nodes that `table` and discovery know by name.
+    pub fn secured(self, tls: Tls, table: Table) -> Self {
+        Self { tls, table, ..self }
     }
 
     pub fn book(&self) -> &AddressBook {
@@ -162,14 +205,18 @@ impl Channels {
     fn connect(&self, address: &str, node: Option<NodeId>) -> Result<Channel, Error> {
         let endpoint = Endpoint::from_shared(format!("http://{address}"))
             .map_err(|_| Error::Address { address: address.to_owned() })?
-            .connect_timeout(CONNECT_TIMEOUT)
+            .connect_timeout(CONNECT_TIMEOUT + SHAKE_TIMEOUT)
             .http2_keep_alive_interval(PROBE_AFTER)
             .keep_alive_timeout(PROBE_TIMEOUT)
             .keep_alive_while_idle(true)
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW);
-        let dialer = Dialer { address: address.to_owned(), node, book: self.book.clone() };
-        Ok(endpoint.connect_with_connector_lazy(dialer))
+        let dialer = Dialer { address: address.to_owned(), node, channels: self.clone() };
+        let connect = move |_: Uri| {
+            let dialer = dialer.clone();
+            async move { dialer.connect().await.map(TokioIo::new) }
+        };
+        Ok(endpoint.connect_with_connector_lazy(tower::service_fn(connect)))
     }
 }
 
@@ -189,22 +236,41 @@ pub fn server() -> Server {
         .max_concurrent_streams(STREAMS)
 }
 
-/// Connections of a listener as a tonic server takes them. Ends only with the server: a
-/// shortage of descriptors is waited out.
+/// Connections of a listener as a tonic server takes them, each with its `tls::Caller`. Ends
+/// only with the server: a shortage of descriptors is waited out.
 pub fn incoming(
     listener: env::net::TcpListener,
-) -> impl Stream<Item = io::Result<env::net::TcpStream>> {
-    futures::stream::unfold(listener, async |listener| {
+    tls: Tls,
+) -> impl Stream<Item = io::Result<tls::Stream>> {
+    let accepted = futures::stream::unfold(listener, async |listener| {
         loop {
             match env::net::accept(&listener).await {
-                Ok((stream, _)) => return Some((Ok(stream), listener)),
+                Ok(accepted) => return Some((accepted, listener)),
                 Err(error) => {
                     tracing::warn!(%error, "a connection was not accepted");
                     tokio::time::sleep(ACCEPT_PAUSE).await;
                 }
             }
         }
-    })
+    });
+    let shaken = move |(socket, from)| {
+        let tls = tls.clone();
+        async move {
+            match in_time(SHAKE_TIMEOUT, tls.accept_peer(socket)).await {
+                Ok(stream) => Some(Ok(stream)),
+                Err(error) => {
+                    tracing::info!(%from, %error, "a connection is refused");
+                    None
+                }
+            }
+        }
+    };
+    accepted.map(shaken).buffer_unordered(SHAKES).filter_map(std::future::ready)
+}
+
+async fn in_time<T>(limit: Duration, work: impl Future<Output = io::Result<T>>) -> io::Result<T> {
+    let late = || io::Error::from(io::ErrorKind::TimedOut);
+    tokio::time::timeout(limit, work).await.unwrap_or_else(|_| Err(late()))
 }
 
 /// Connects through `env::net`, which sets the socket's options and can be simulated.
@@ -212,31 +278,38 @@ pub fn incoming(
 struct Dialer {
     address: String,
     node: Option<NodeId>,
-    book: AddressBook,
+    channels: Channels,
 }
 
-impl tower_service::Service<Uri> for Dialer {
-    type Response = TokioIo<env::net::TcpStream>;
-    type Error = io::Error;
-    type Future = Pin<Box<dyn Future<Output = io::Result<Self::Response>> + Send>>;
-
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
+impl Dialer {
+    async fn connect(&self) -> io::Result<tls::Stream> {
+        let opening = async {
+            let socket = in_time(CONNECT_TIMEOUT, env::net::connect(&self.address)).await?;
+            in_time(SHAKE_TIMEOUT, self.channels.tls.connect(socket, &self.name())).await
+        };
+        let opened = opening.await;
+        if let (Err(_), Some(node)) = (&opened, self.node) {
+            self.channels.book.failed(node, &self.address);
+        }
+        opened
     }
 
-    fn call(&mut self, _: Uri) -> Self::Future {
-        let dialer = self.clone();
-        Box::pin(async move {
-            let connecting = env::net::connect(&dialer.address);
-            let connected = match tokio::time::timeout(CONNECT_TIMEOUT, connecting).await {
-                Ok(connected) => connected,
-                Err(_) => Err(io::Error::from(io::ErrorKind::TimedOut)),
-            };
-            if let (Err(_), Some(node)) = (&connected, dialer.node) {
-                dialer.book.failed(node, &dialer.address);
-            }
-            connected.map(TokioIo::new)
-        })
+    /// The name that who answers must hold, as far as it is known by now.
+    fn name(&self) -> String {
+        let routes = self.channels.table.routes();
+        let of_row = self.node.and_then(|node| routes.peer(node)).map(|peer| peer.name.clone());
+        let at_address = || {
+            let living = routes.peers().filter(|(_, peer)| peer.life != Life::Left);
+            let here = living.filter(|(_, peer)| {
+                [&peer.addresses.raft, &peer.addresses.admin, &peer.addresses.data]
+                    .contains(&&self.address)
+            });
+            here.last().map(|(_, peer)| peer.name.clone())
+        };
+        of_row
+            .or_else(|| self.channels.book.0.names.read().get(&self.address).cloned())
+            .or_else(at_address)
+            .unwrap_or_else(|| tls::host(&self.address))
     }
 }
 
@@ -282,7 +355,7 @@ mod tests {
         for port in 0..100 {
             book.learn(N, &format!("a:{port}"));
         }
-        assert_eq!(book.0.read()[&N].len(), ADDRESSES);
+        assert_eq!(book.0.addresses.read()[&N].len(), ADDRESSES);
         assert_eq!(book.address(N).as_deref(), Some("a:99"));
     }
 

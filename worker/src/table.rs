@@ -12,7 +12,7 @@ use std::{sync::Arc, time::Duration};
 use arc_swap::ArcSwap;
 use parking_lot::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 use shoal_core::{
-    id::{LogIndex, MapVersion, Timestamp},
+    id::{LogIndex, MapVersion, NodeId, Timestamp},
     registry::{Changes, Command, Delta, Error, Event, Refused, Registry},
     route::RouteTable,
 };
@@ -104,6 +104,11 @@ impl Table {
     /// The routes as of the last entry; no lock.
     pub fn routes(&self) -> Arc<RouteTable> {
         self.0.routes.load_full()
+    }
+
+    /// The name of a node, as far as this table knows it.
+    pub fn name_of(&self, node: NodeId) -> Option<String> {
+        self.routes().peer(node).map(|peer| peer.name.clone())
     }
 
     pub fn applied(&self) -> LogIndex {

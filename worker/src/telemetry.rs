@@ -23,6 +23,7 @@ use crate::{
     host::{self, right::Right, shards::Shards},
     raft, session,
     table::{self, Table},
+    tls::Tls,
     watch,
 };
 
@@ -38,6 +39,8 @@ pub struct Telemetry {
     pub map: watch::Metrics,
     table: table::metrics::Metrics,
     process: Process,
+    certificate: Gauge,
+    tls: Tls,
     registry: Registry,
     /// What runs only while this node is a member.
     member: Mutex<Option<(raft::Handle, Shards)>>,
@@ -55,6 +58,8 @@ impl Default for Telemetry {
             map: watch::Metrics::default(),
             table: table::metrics::Metrics::default(),
             process: Process::default(),
+            certificate: Gauge::default(),
+            tls: Tls::default(),
             registry: Registry::default(),
             member: Mutex::default(),
             one_scrape: Mutex::default(),
@@ -65,6 +70,24 @@ impl Default for Telemetry {
 }
 
 impl Telemetry {
+    /// Tells of the certificates too.
+    pub fn secured(self, tls: Tls) -> Self {
+        let mut telemetry = Self { tls, ..self };
+        if telemetry.tls.is_enabled() {
+            telemetry.register_certificate();
+        }
+        telemetry
+    }
+
+    fn register_certificate(&mut self) {
+        self.registry.sub_registry_with_prefix("shoal").register_with_unit(
+            "tls_certificate_not_after_timestamp",
+            "When the certificate in use ends, since 1970; absent where TLS is disabled",
+            Unit::Seconds,
+            self.certificate.clone(),
+        );
+    }
+
     fn register(&mut self) {
         self.process.register(&mut self.registry);
         let shoal = self.registry.sub_registry_with_prefix("shoal");
@@ -92,6 +115,9 @@ impl Telemetry {
     pub fn page(&self, table: &Table, right: &Right) -> Result<String, fmt::Error> {
         let _one = self.one_scrape.lock();
         self.process.show();
+        if let Some(end) = self.tls.not_after() {
+            self.certificate.set(end);
+        }
         self.table.show(&table.registry());
         self.session.show(right.until(), clock::now());
         let member = self.member.lock().clone();

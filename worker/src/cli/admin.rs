@@ -15,13 +15,13 @@ use shoal_proto::{
 
 use super::{
     Output, SUCCESS, Target,
-    ask::{self, Client, told},
+    ask::{Client, told},
     json, say, show,
     table::{Cell, Colour, Tone, table},
 };
 
 pub async fn client(target: &Target) -> anyhow::Result<Client> {
-    ask::connect(&target.admin()?).await
+    target.dialer()?.connect(&target.admin()?).await
 }
 
 pub fn print(
@@ -129,7 +129,7 @@ pub async fn call(
     key: String,
     payload: String,
 ) -> anyhow::Result<ExitCode> {
-    let mut client = ShoalClient::new(ask::channel(&target.address.to_string()).await?);
+    let mut client = ShoalClient::new(target.dialer()?.channel(&target.address.to_string()).await?);
     let request = CallRequest { key: Bytes::from(key), method, payload: Bytes::from(payload) };
     let answer = client.call(request).await.map_err(told)?.into_inner();
     let as_json = || {

@@ -1,12 +1,18 @@
 //! How the commands reach nodes: one port, or the first of several that answers.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, io, time::Duration};
 
-use shoal_proto::shoal::admin::v1::admin_client::AdminClient;
+use hyper_util::rt::TokioIo;
+use shoal_proto::shoal::admin::v1::{self as pb, admin_client::AdminClient};
 use tokio::time::{self, Instant};
 use tonic::{
     Code, Status,
-    transport::{Channel, Endpoint},
+    transport::{Channel, Endpoint, Uri},
+};
+
+use crate::{
+    env::net,
+    tls::{self, Tls},
 };
 
 const CONNECT_PATIENCE: Duration = Duration::from_secs(3);
@@ -28,6 +34,19 @@ pub struct Unreachable {
     reason: String,
 }
 
+/// Somebody is there, and the two do not trust each other.
+#[derive(Debug, thiserror::Error)]
+pub enum Untrusted {
+    #[error(
+        "the node takes TLS only: set TLS_CERT, TLS_KEY and TLS_CA, or --tls-cert, --tls-key and --tls-ca"
+    )]
+    Plain,
+    #[error(
+        "no TLS with the node ({0}): check TLS_CERT, TLS_KEY and TLS_CA, and unset them where TLS is disabled"
+    )]
+    Handshake(String),
+}
+
 /// What a node said, without the frame that gRPC puts around it.
 #[derive(Debug, thiserror::Error)]
 #[error("{} ({})", .0.message(), code(.0.code()))]
@@ -46,20 +65,131 @@ fn code(code: Code) -> String {
 }
 
 pub fn told(status: Status) -> anyhow::Error {
+    let why = std::error::Error::source(&status);
+    if let Some(reason) = why.and_then(tls::failure) {
+        return Untrusted::Handshake(reason).into();
+    }
+    if why.is_some_and(|why| caused_by(why, h2::Reason::INADEQUATE_SECURITY)) {
+        return Untrusted::Plain.into();
+    }
     Refused(status).into()
 }
 
-/// A client of the admin port at `address`.
-pub async fn connect(address: &str) -> anyhow::Result<Client> {
-    channel(address).await.map(AdminClient::new)
+fn caused_by(error: &(dyn std::error::Error + 'static), reason: h2::Reason) -> bool {
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    let mut h2 = causes.filter_map(|error| error.downcast_ref::<h2::Error>());
+    h2.any(|error| error.reason() == Some(reason))
 }
 
-pub async fn channel(address: &str) -> anyhow::Result<Channel> {
-    let unreachable = |reason: String| Unreachable { address: address.to_owned(), reason };
-    let endpoint = Endpoint::from_shared(format!("http://{address}"))
-        .map_err(|error| unreachable(error.to_string()))?;
-    let endpoint = endpoint.connect_timeout(CONNECT_PATIENCE);
-    Ok(endpoint.connect().await.map_err(|error| unreachable(root(&error)))?)
+/// How this command connects to any node.
+#[derive(Clone, Default)]
+pub struct Dialer {
+    tls: Tls,
+    /// Of the nodes at addresses that the cluster told.
+    names: BTreeMap<String, String>,
+}
+
+impl Dialer {
+    pub fn new(tls: Tls) -> Self {
+        Self { tls, names: BTreeMap::new() }
+    }
+
+    /// Each of them must hold its name from now on, and not the host of its address.
+    pub fn learn(&mut self, nodes: &[pb::Node]) {
+        let told = nodes.iter().map(|node| (node.admin_address.clone(), node.name.clone()));
+        self.names.extend(told);
+    }
+
+    /// A connection, and TLS where it is enabled.
+    pub async fn open(&self, address: &str) -> io::Result<tls::Stream> {
+        let socket = net::connect(address).await?;
+        let name = self.names.get(address).cloned().unwrap_or_else(|| tls::host(address));
+        // Who hangs up in the handshake is there, other than who does not answer.
+        self.tls.connect(socket, &name).await.map_err(tls::HandshakeFailed::wrap)
+    }
+
+    /// A client of the admin port at `address`.
+    pub async fn connect(&self, address: &str) -> anyhow::Result<Client> {
+        self.channel(address).await.map(AdminClient::new)
+    }
+
+    pub async fn channel(&self, address: &str) -> anyhow::Result<Channel> {
+        let unreachable = |reason: String| Unreachable { address: address.to_owned(), reason };
+        let endpoint = Endpoint::from_shared(format!("http://{address}"))
+            .map_err(|error| unreachable(error.to_string()))?;
+        let (dialer, to) = (self.clone(), address.to_owned());
+        let connect = move |_: Uri| {
+            let (dialer, to) = (dialer.clone(), to.clone());
+            async move { dialer.open(&to).await.map(TokioIo::new) }
+        };
+        let endpoint = endpoint.connect_timeout(CONNECT_PATIENCE);
+        let connected = endpoint.connect_with_connector(tower::service_fn(connect)).await;
+        connected.map_err(|error| match tls::failure(&error) {
+            Some(reason) => Untrusted::Handshake(reason).into(),
+            None => unreachable(root(&error)).into(),
+        })
+    }
+}
+
+/// Admin ports of one cluster, asked in turn.
+pub struct Admins {
+    pub addresses: Vec<String>,
+    pub dialer: Dialer,
+}
+
+impl Admins {
+    /// Without TLS.
+    pub fn plain(addresses: Vec<String>) -> Self {
+        Self { addresses, dialer: Dialer::default() }
+    }
+
+    /// The answer of the first that gives one.
+    pub async fn first<T, F>(&self, request: impl Fn(Client) -> F) -> anyhow::Result<T>
+    where
+        F: Future<Output = Result<T, Status>>,
+    {
+        let mut last = anyhow::anyhow!("no node runs");
+        for address in &self.addresses {
+            let asked = async {
+                let client = self.dialer.connect(address).await?;
+                request(client).await.map_err(told)
+            };
+            match time::timeout(ASK, asked).await {
+                Ok(Ok(answer)) => return Ok(answer),
+                // What a node said tells more than that another one is gone.
+                Ok(Err(error)) if error.is::<Unreachable>() && last.is::<Refused>() => {}
+                Ok(Err(error)) => last = error,
+                Err(_) if last.is::<Refused>() => {}
+                Err(_) => last = anyhow::anyhow!("{address} does not answer"),
+            }
+        }
+        Err(last)
+    }
+
+    /// Asks for a change again while there is no leader to make it.
+    pub async fn change<F>(&self, request: impl Fn(Client) -> F) -> anyhow::Result<()>
+    where
+        F: Future<Output = Result<(), Status>>,
+    {
+        let until = Instant::now() + CHANGE;
+        loop {
+            let asked = self.first(|client| {
+                let asking = request(client);
+                async move {
+                    match asking.await {
+                        Err(status) if status.code() != Code::Unavailable => Ok(Err(status)),
+                        Err(status) => Err(status),
+                        Ok(()) => Ok(Ok(())),
+                    }
+                }
+            });
+            match asked.await {
+                Ok(answer) => return answer.map_err(told),
+                Err(error) if Instant::now() >= until => return Err(error),
+                Err(_) => time::sleep(POLL).await,
+            }
+        }
+    }
 }
 
 /// The cause below all frames: what the system said.
@@ -71,54 +201,6 @@ fn root(error: &dyn std::error::Error) -> String {
     let text = cause.to_string().to_lowercase();
     // The number of the error says nothing that its text does not.
     text.split(" (os error").next().unwrap_or(&text).to_owned()
-}
-
-/// The answer of the first of `admins` that gives one.
-pub async fn first<T, F>(admins: &[String], request: impl Fn(Client) -> F) -> anyhow::Result<T>
-where
-    F: Future<Output = Result<T, Status>>,
-{
-    let mut last = anyhow::anyhow!("no node runs");
-    for address in admins {
-        let asked = async {
-            let client = connect(address).await?;
-            request(client).await.map_err(told)
-        };
-        match time::timeout(ASK, asked).await {
-            Ok(Ok(answer)) => return Ok(answer),
-            // What a node said tells more than that another one is gone.
-            Ok(Err(error)) if error.is::<Unreachable>() && last.is::<Refused>() => {}
-            Ok(Err(error)) => last = error,
-            Err(_) if last.is::<Refused>() => {}
-            Err(_) => last = anyhow::anyhow!("{address} does not answer"),
-        }
-    }
-    Err(last)
-}
-
-/// Asks for a change again while there is no leader to make it.
-pub async fn change<F>(admins: &[String], request: impl Fn(Client) -> F) -> anyhow::Result<()>
-where
-    F: Future<Output = Result<(), Status>>,
-{
-    let until = Instant::now() + CHANGE;
-    loop {
-        let asked = first(admins, |client| {
-            let asking = request(client);
-            async move {
-                match asking.await {
-                    Err(status) if status.code() != Code::Unavailable => Ok(Err(status)),
-                    Err(status) => Err(status),
-                    Ok(()) => Ok(Ok(())),
-                }
-            }
-        });
-        match asked.await {
-            Ok(answer) => return answer.map_err(told),
-            Err(error) if Instant::now() >= until => return Err(error),
-            Err(_) => time::sleep(POLL).await,
-        }
-    }
 }
 
 #[cfg(test)]
@@ -134,7 +216,7 @@ mod tests {
 
     #[tokio::test]
     async fn nobody_there_is_one_line_with_a_remedy() {
-        let error = connect("127.0.0.1:1").await.unwrap_err();
+        let error = Dialer::default().connect("127.0.0.1:1").await.unwrap_err();
         assert!(error.downcast_ref::<Unreachable>().is_some(), "{error:?}");
         let text = error.to_string();
         assert!(text.starts_with("no node answers at 127.0.0.1:1 (connection refused)"), "{text}");

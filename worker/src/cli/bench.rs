@@ -34,7 +34,8 @@ pub use self::{
     record::{PhaseReport, Progress, Report},
 };
 use self::{client::Link, record::Recorder};
-use crate::env::random;
+use super::ask::Dialer;
+use crate::{env::random, tls::Tls};
 
 /// Calls under way at most, in the open loop; what is due beyond waits, and its wait counts.
 const MAX_IN_FLIGHT: usize = 10_000;
@@ -62,6 +63,8 @@ pub enum Bound {
 #[derive(Clone)]
 pub struct Config {
     pub entries: Entries,
+    /// With which the entry nodes are reached.
+    pub tls: Tls,
     pub load: Load,
     pub bound: Bound,
     pub connections: usize,
@@ -84,11 +87,12 @@ struct Driver {
 
 /// Runs until the bound or the stop, then reads every counter once more.
 pub async fn run(config: Config, progress: watch::Sender<Progress>) -> Report {
+    let dialer = Dialer::new(config.tls.clone());
     // Counters of one run begin at nothing.
     let run = random::u64();
     let driver = Arc::new(Driver {
         links: (0..config.connections.max(1))
-            .map(|turn| Link::new(config.entries.clone(), turn))
+            .map(|turn| Link::new(config.entries.clone(), dialer.clone(), turn))
             .collect(),
         keys: (0..config.keys.max(1))
             .map(|at| Bytes::from(format!("bench-{run:016x}-{at}")))

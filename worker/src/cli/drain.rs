@@ -15,7 +15,7 @@ use tonic::Status;
 use super::{
     Output, SUCCESS, Target,
     admin::{all_nodes, client, find, print},
-    ask::{self, Client},
+    ask::{Admins, Client},
     say,
 };
 
@@ -50,17 +50,21 @@ pub async fn execute(args: &Args) -> anyhow::Result<ExitCode> {
     let nodes = all_nodes(&mut client, false).await?;
     let node = find(&nodes, &args.node)?.clone();
     // The node that was asked first may be the one that goes.
-    let mut admins = vec![args.target.admin()?];
-    admins.extend(nodes.iter().map(|node| node.admin_address.clone()));
+    let mut addresses = vec![args.target.admin()?];
+    addresses.extend(nodes.iter().map(|node| node.admin_address.clone()));
+    let mut dialer = args.target.dialer()?;
+    dialer.learn(&nodes);
+    let admins = Admins { addresses, dialer };
     if args.cancel {
         return cancel(args, &node, &admins).await;
     }
     let kind = if args.remove { pb::DrainKind::Removal } else { pb::DrainKind::Restart };
-    ask::change(&admins, |mut client| {
-        let node = node.clone();
-        async move { start(&mut client, &node, kind).await }
-    })
-    .await?;
+    admins
+        .change(|mut client| {
+            let node = node.clone();
+            async move { start(&mut client, &node, kind).await }
+        })
+        .await?;
     if args.no_wait {
         let text = format!("{} drains, {} shards left", node.name, node.shards_owned);
         done(args, &node, "draining", text)?;
@@ -92,9 +96,10 @@ fn done(args: &Args, node: &pb::Node, state: &str, text: String) -> anyhow::Resu
     print(&args.target, |_| text, || json!({ "node": node.name, "state": state }))
 }
 
-async fn cancel(args: &Args, node: &pb::Node, admins: &[String]) -> anyhow::Result<ExitCode> {
+async fn cancel(args: &Args, node: &pb::Node, admins: &Admins) -> anyhow::Result<ExitCode> {
     let request = pb::CancelDrainRequest { node: node.id, operator: None };
-    ask::change(admins, |mut client| async move { client.cancel_drain(request).await.map(|_| ()) })
+    admins
+        .change(|mut client| async move { client.cancel_drain(request).await.map(|_| ()) })
         .await?;
     done(args, node, "up", format!("{} may receive shards again", node.name))?;
     Ok(SUCCESS)
@@ -115,7 +120,7 @@ pub async fn start(
 }
 
 /// Returns once the node owns and receives nothing; shows how far it is.
-async fn emptied(args: &Args, node: &pb::Node, admins: &[String]) -> anyhow::Result<()> {
+async fn emptied(args: &Args, node: &pb::Node, admins: &Admins) -> anyhow::Result<()> {
     let began = Instant::now();
     let mut progress = Progress::new(args.target.output, node);
     loop {
@@ -141,11 +146,12 @@ async fn emptied(args: &Args, node: &pb::Node, admins: &[String]) -> anyhow::Res
     }
 }
 
-async fn row(admins: &[String], id: u64) -> anyhow::Result<pb::Node> {
-    let nodes = ask::first(admins, |mut client| async move {
-        client.nodes(pb::NodesRequest { all: true }).await.map(tonic::Response::into_inner)
-    })
-    .await?;
+async fn row(admins: &Admins, id: u64) -> anyhow::Result<pb::Node> {
+    let nodes = admins
+        .first(|mut client| async move {
+            client.nodes(pb::NodesRequest { all: true }).await.map(tonic::Response::into_inner)
+        })
+        .await?;
     Ok(find(&nodes.nodes, &id.to_string())?.clone())
 }
 
@@ -200,14 +206,15 @@ impl Progress {
 }
 
 /// Ends the session of a node that owns nothing, then the node.
-async fn end(node: &pb::Node, admins: &[String]) -> anyhow::Result<()> {
+async fn end(node: &pb::Node, admins: &Admins) -> anyhow::Result<()> {
     let close =
         pb::CloseRequest { node: node.id, incarnation: node.incarnation.clone(), operator: None };
-    ask::change(admins, |mut client| {
-        let close = close.clone();
-        async move { client.close(close).await.map(|_| ()) }
-    })
-    .await?;
+    admins
+        .change(|mut client| {
+            let close = close.clone();
+            async move { client.close(close).await.map(|_| ()) }
+        })
+        .await?;
     let remove = pb::RemoveRequest { node: node.id, force: false, operator: None };
-    ask::change(admins, |mut client| async move { client.remove(remove).await.map(|_| ()) }).await
+    admins.change(|mut client| async move { client.remove(remove).await.map(|_| ()) }).await
 }

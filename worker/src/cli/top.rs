@@ -13,7 +13,7 @@ use tonic::Streaming;
 
 use super::{
     Output, SUCCESS, Target,
-    ask::{self, told},
+    ask::{Dialer, told},
     events,
     figures::{Figures, Rates},
     json, say, show,
@@ -37,9 +37,10 @@ pub struct Args {
 }
 
 pub async fn execute(args: &Args) -> anyhow::Result<ExitCode> {
-    let first = args.target.admin()?;
-    let states = follow(&first, args.interval).await?;
+    let (first, dialer) = (args.target.admin()?, args.target.dialer()?);
+    let states = follow(&dialer, &first, args.interval).await?;
     let mut top = Top {
+        dialer,
         admins: vec![first],
         interval: args.interval,
         output: args.target.output,
@@ -60,13 +61,18 @@ pub async fn execute(args: &Args) -> anyhow::Result<ExitCode> {
     Ok(SUCCESS)
 }
 
-async fn follow(admin: &str, interval: u32) -> anyhow::Result<Streaming<pb::StatusResponse>> {
+async fn follow(
+    dialer: &Dialer,
+    admin: &str,
+    interval: u32,
+) -> anyhow::Result<Streaming<pb::StatusResponse>> {
     let request = pb::WatchStatusRequest { min_interval_ms: interval };
-    let mut client = ask::connect(admin).await?;
+    let mut client = dialer.connect(admin).await?;
     Ok(client.watch_status(request).await.map_err(told)?.into_inner())
 }
 
 struct Top {
+    dialer: Dialer,
     /// Admin ports of the nodes last seen; the first is the one followed.
     admins: Vec<String>,
     interval: u32,
@@ -121,6 +127,7 @@ impl Top {
             }
             (Output::Table, Some(_)) => {}
         }
+        self.dialer.learn(&state.nodes);
         let others = state.nodes.iter().map(|node| node.admin_address.clone());
         let first = self.admins.drain(..).next();
         self.admins = first.into_iter().chain(others).collect();
@@ -147,7 +154,7 @@ impl Top {
                 screen.draw(&self.scene)?;
             }
             for at in 0..self.admins.len() {
-                if let Ok(states) = follow(&self.admins[at], self.interval).await {
+                if let Ok(states) = follow(&self.dialer, &self.admins[at], self.interval).await {
                     self.admins.swap(0, at);
                     self.event(format!("follows {}", self.admins[0]))?;
                     return Ok(states);

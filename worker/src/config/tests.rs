@@ -25,7 +25,9 @@ fn args(set: &[(&str, &str)]) -> RunArgs {
             "MAX_PAYLOAD" => args.max_payload = value,
             "LOG_LEVEL" => args.log_level = value,
             "LOG_FORMAT" => args.log_format = value,
-            "TLS_MODE" => args.tls_mode = value,
+            "TLS_CERT" => args.tls.files.cert = value.map(PathBuf::from),
+            "TLS_CLIENTS" => args.tls.clients = value,
+            "TLS_MODE" => args.tls.mode = value,
             other => panic!("no setting {other} in this table"),
         }
     }
@@ -120,7 +122,11 @@ fn every_bad_setting_is_named_with_its_remedy() {
         (&[("MAX_PAYLOAD", "99MiB")], "outside 1KiB…64MiB"),
         (&[("LOG_LEVEL", "loud")], "LOG_LEVEL is \"loud\""),
         (&[("LOG_FORMAT", "xml")], "LOG_FORMAT is \"xml\""),
-        (&[("TLS_MODE", "mutual")], "TLS_MODE is \"mutual\": this build carries no TLS"),
+        (&[("TLS_MODE", "mutual")], "TLS_CERT is missing: set TLS_CERT, TLS_KEY and TLS_CA"),
+        (&[("TLS_MODE", "on")], "TLS_MODE is \"on\": it is not a TLS mode"),
+        (&[("TLS_CERT", "a.pem")], "TLS_KEY is missing: set TLS_CERT, TLS_KEY and TLS_CA"),
+        (&[("TLS_CLIENTS", "never")], "TLS_CLIENTS is \"never\""),
+        (&[("TLS_CLIENTS", "mutual")], "TLS_CLIENTS and disabled TLS exclude each other"),
         (&[("NODE_ADDRESS", "10.0.0.1:11000")], "TLS_MODE is missing"),
     ];
     for (set, expected) in table {

@@ -161,9 +161,11 @@ mod tests {
         let looking = tokio::spawn(fixed.run(stop.clone()));
         assert!(peers.borrow().raft_addresses.is_empty());
         let listener = net::listen(address).unwrap();
-        let serving = peer::server()
-            .add_service(ShoalServer::new(DataPort))
-            .serve_with_incoming_shutdown(peer::incoming(listener), stop.clone().cancelled_owned());
+        let serving =
+            peer::server().add_service(ShoalServer::new(DataPort)).serve_with_incoming_shutdown(
+                peer::incoming(listener, crate::tls::Tls::default()),
+                stop.clone().cancelled_owned(),
+            );
         let serving = tokio::spawn(serving);
         let found = peers.wait_for(|peers| peers.raft_addresses.contains("127.0.0.1:12000"));
         tokio::time::timeout(Duration::from_secs(10), found).await.unwrap().unwrap();

@@ -24,7 +24,10 @@ use super::{
     pipe::{PATH as PIPE, Receiver},
     watch::Watch,
 };
-use crate::env::net::{self, TcpListener, TcpStream};
+use crate::{
+    env::net::{self, TcpListener, TcpStream},
+    tls::{self, Caller},
+};
 
 /// Flow-control windows: one largest payload per stream, four per connection. Fixed, since
 /// an adaptive window starts at 64 KiB.
@@ -44,6 +47,8 @@ const KEEP_ALIVE: Duration = Duration::from_secs(10);
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// What every HTTP/2 client sends first.
 const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+/// Answered to anyone: who asks may not know yet what is demanded here.
+const WHERE: &str = "/shoal.v1.Shoal/WhereIsPeer";
 /// The request of WhereIsPeer holds nothing.
 const MAX_QUESTION: usize = 1_024;
 
@@ -163,14 +168,18 @@ async fn connection(
 ) {
     let activity = shared.leave.activity();
     let _open = activity.connection(&shared.node.metrics.connections);
-    if !matches!(timeout(HANDSHAKE, speaks_http2(&socket)).await, Ok(true)) {
-        debug!(%from, "closing a connection that does not speak HTTP/2");
-        return;
-    }
+    let stream = match timeout(HANDSHAKE, open(&shared, socket)).await {
+        Ok(Ok(stream)) => stream,
+        Ok(Err(error)) => return debug!(%from, %error, "closing a connection"),
+        Err(_) => return debug!(%from, "closing a connection that says nothing"),
+    };
+    let caller = stream.caller().clone();
     let (drain, draining) = watch::channel(false);
     let service = service_fn(|request| {
-        let (shared, draining) = (shared.clone(), draining.clone());
-        async move { Ok::<_, std::convert::Infallible>(dispatch(&shared, request, draining).await) }
+        let (shared, caller, draining) = (shared.clone(), caller.clone(), draining.clone());
+        async move {
+            Ok::<_, std::convert::Infallible>(dispatch(&shared, request, caller, draining).await)
+        }
     });
     let mut server = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
     server
@@ -182,7 +191,7 @@ async fn connection(
         .keep_alive_interval(KEEP_ALIVE)
         .keep_alive_timeout(KEEP_ALIVE)
         .auto_date_header(false);
-    let mut served = std::pin::pin!(server.serve_connection(TokioIo::new(socket), service));
+    let mut served = std::pin::pin!(server.serve_connection(TokioIo::new(stream), service));
     let ended = tokio::select! {
         ended = served.as_mut() => Some(ended),
         () = shared.leave.end_of_connection(Instant::now()) => None,
@@ -200,18 +209,35 @@ async fn connection(
     }
 }
 
-/// Looks at the first bytes without taking them. False: something else, or the end.
-async fn speaks_http2(socket: &TcpStream) -> bool {
+/// HTTP/2 at once, or over TLS: the first bytes tell.
+async fn open(shared: &Shared, socket: TcpStream) -> io::Result<tls::Stream> {
+    match begins(&socket).await {
+        Some(Begins::Http2) => Ok(shared.node.tls.plain(socket)),
+        Some(Begins::Tls) => shared.node.tls.accept_client(socket).await,
+        None => Err(io::Error::new(io::ErrorKind::InvalidData, "it does not speak HTTP/2")),
+    }
+}
+
+enum Begins {
+    Http2,
+    Tls,
+}
+
+/// Looks at the first bytes without taking them. None: something else, or the end.
+async fn begins(socket: &TcpStream) -> Option<Begins> {
     /// Between two looks at a client that sends its first bytes one by one.
     const LOOK_AGAIN: Duration = Duration::from_millis(10);
     let mut seen = [0; PREFACE.len()];
     loop {
         match socket.peek(&mut seen).await {
-            Ok(length) if length == PREFACE.len() => return seen == *PREFACE,
+            Ok(length) if length > 0 && seen[0] == tls::FIRST_BYTE => return Some(Begins::Tls),
+            Ok(length) if length == PREFACE.len() => {
+                return (seen == *PREFACE).then_some(Begins::Http2);
+            }
             Ok(length) if length > 0 && seen[..length] == PREFACE[..length] => {
                 sleep(LOOK_AGAIN).await;
             }
-            Ok(_) | Err(_) => return false,
+            Ok(_) | Err(_) => return None,
         }
     }
 }
@@ -219,19 +245,24 @@ async fn speaks_http2(socket: &TcpStream) -> bool {
 async fn dispatch(
     shared: &Arc<Shared>,
     request: Request<Incoming>,
+    caller: Caller,
     draining: watch::Receiver<bool>,
 ) -> Response<Body> {
-    match request.uri().path() {
+    let path = request.uri().path();
+    if let Some(demand) = shared.node.tls.demands(&caller).filter(|_| path != WHERE) {
+        return Status::unauthenticated(demand).into_http();
+    }
+    match path {
         "/shoal.v1.Shoal/Call" => {
             let _call = shared.leave.activity().call();
             let (parts, body) = request.into_parts();
             shared.ingress.serve(&parts.headers, body).await
         }
-        PIPE => shared.receiver.open(request, draining),
+        PIPE => shared.receiver.open(request, caller, draining),
         "/shoal.v1.Shoal/WatchRoutes" => {
             grpc::respond(Body::Watch(Box::new(Watch::new(shared.node.clone(), draining))))
         }
-        "/shoal.v1.Shoal/WhereIsPeer" => where_is_peer(shared, request.into_body()).await,
+        WHERE => where_is_peer(shared, request.into_body()).await,
         path => Status::unimplemented(format!("no method {path} on this port")).into_http(),
     }
 }

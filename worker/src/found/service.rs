@@ -8,7 +8,10 @@ use tokio::sync::{mpsc, oneshot};
 use tonic::{Request, Response, Status};
 
 use super::{Handle, Input};
-use crate::wire;
+use crate::{
+    tls::{self, Caller},
+    wire,
+};
 
 /// Longest question: two names, two addresses, two nonces and a cluster id.
 const MAX_QUESTION: usize = 4_096;
@@ -32,8 +35,11 @@ impl Founding for Service {
         &self,
         request: Request<FoundingQuestion>,
     ) -> Result<Response<FoundingAnswer>, Status> {
+        let caller = Caller::of(&request);
         let question = wire::found::question_in(request.into_inner())
             .map_err(|error| Status::invalid_argument(error.to_string()))?;
+        // With PEER_ADDRESSES the name in the founding set is an address.
+        caller.must_be(Some(&tls::host(&question.from.name)))?;
         let (asker, answer) = oneshot::channel();
         let busy = || Status::unavailable("too many questions wait here; ask again");
         self.inbox.try_send(Input::Question(question, asker)).map_err(|_| busy())?;

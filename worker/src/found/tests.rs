@@ -162,9 +162,10 @@ impl World {
             peers.raft_addresses.insert(address);
         });
         let stop = CancellationToken::new();
-        let serving = peer::server()
-            .add_service(handle.service())
-            .serve_with_incoming_shutdown(peer::incoming(listener), stop.clone().cancelled_owned());
+        let serving = peer::server().add_service(handle.service()).serve_with_incoming_shutdown(
+            peer::incoming(listener, crate::tls::Tls::default()),
+            stop.clone().cancelled_owned(),
+        );
         tokio::spawn(serving);
         let outcome = tokio::spawn(found.run(false, stop.clone()));
         Node { dir, handle, stop, outcome }

@@ -91,6 +91,7 @@ impl Member {
             raft.clone(),
             asks.clone(),
             founding.clone(),
+            shared.channels.clone(),
             shared.waiting.subscribe(),
         );
         shared.late.admin.fill(Routes::new(AdminServer::new(admin)));

@@ -3,6 +3,7 @@
 use std::{net::SocketAddr, sync::Arc};
 
 use tokio::task::JoinSet;
+use tonic::{Request, Status, service::InterceptorLayer};
 use tracing::warn;
 
 use super::{EXIT_SETTING, Exit, Shared};
@@ -11,6 +12,7 @@ use crate::{
     config::{Config, HostPort},
     env::net,
     found, peer, raft,
+    tls::Caller,
 };
 
 /// Listeners, bound before anything is asked of anybody.
@@ -86,20 +88,28 @@ fn serve_peers(
 ) {
     for listener in listeners {
         let router = peer::server()
+            .layer(InterceptorLayer::new(only_nodes))
             .add_service(slot.service())
             .add_service(founding.service())
             .add_service(shared.late.session.clone())
             .add_service(shared.late.handover.clone())
             .add_service(shared.late.map.clone());
-        let shutdown = shared.shutdown.clone();
+        let (tls, shutdown) = (shared.tls.clone(), shared.shutdown.clone());
         tasks.spawn(async move {
-            let incoming = peer::incoming(listener);
+            let incoming = peer::incoming(listener, tls);
             let served = router.serve_with_incoming_shutdown(incoming, shutdown.cancelled()).await;
             if let Err(error) = served {
                 warn!(%error, "the peer port ended");
             }
         });
     }
+}
+
+/// Which node it is the services ask that know who speaks.
+#[allow(clippy::result_large_err)] // as interceptors answer
+fn only_nodes(request: Request<()>) -> Result<Request<()>, Status> {
+    Caller::of(&request).must_be(None)?;
+    Ok(request)
 }
 
 fn serve_admin(
@@ -110,9 +120,9 @@ fn serve_admin(
 ) {
     for listener in admin {
         let router = peer::server().add_service(shared.late.admin.clone());
-        let shutdown = shared.shutdown.clone();
+        let (tls, shutdown) = (shared.tls.clone(), shared.shutdown.clone());
         tasks.spawn(async move {
-            let incoming = peer::incoming(listener);
+            let incoming = peer::incoming(listener, tls);
             let served = router.serve_with_incoming_shutdown(incoming, shutdown.cancelled()).await;
             if let Err(error) = served {
                 warn!(%error, "the admin port ended");

@@ -169,6 +169,7 @@ impl Handle {
             cluster: config.cluster,
             raft: raft.clone(),
             book: config.channels.book().clone(),
+            table: config.table.clone(),
         });
         let (lead, leadership) = watch::channel(Leadership::default());
         let heard = watch::Sender::new(None);

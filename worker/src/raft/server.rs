@@ -22,6 +22,8 @@ use super::{
 };
 use crate::{
     peer::{AddressBook, MAX_MESSAGE},
+    table::Table,
+    tls::Caller,
     wire,
 };
 
@@ -39,6 +41,7 @@ pub(super) struct Served {
     pub cluster: ClusterCell,
     pub raft: Raft,
     pub book: AddressBook,
+    pub table: Table,
 }
 
 impl Slot {
@@ -58,7 +61,11 @@ impl Slot {
     }
 
     /// The Raft that the call means, once it is shown to mean this one.
-    fn admit(&self, header: Option<&proto::RaftHeader>) -> Result<Arc<Served>, Status> {
+    fn admit(
+        &self,
+        caller: &Caller,
+        header: Option<&proto::RaftHeader>,
+    ) -> Result<Arc<Served>, Status> {
         let header = header.ok_or_else(|| Status::invalid_argument("the call lacks its header"))?;
         let served = self.0.load_full();
         let served = served.ok_or_else(|| Status::unavailable("this node runs no raft now"))?;
@@ -83,7 +90,9 @@ impl Slot {
         if header.from == served.id.0 {
             return Err(Status::failed_precondition("the caller has the id of this node"));
         }
-        served.book.learn(NodeId(header.from), &header.from_address);
+        let from = NodeId(header.from);
+        caller.must_be(served.table.name_of(from).as_deref())?;
+        served.book.learn(from, &header.from_address);
         Ok(served)
     }
 }
@@ -103,10 +112,10 @@ impl RaftService for Service {
         &self,
         request: Request<Streaming<proto::AppendRequest>>,
     ) -> Result<Response<Appended>, Status> {
-        let mut requests = request.into_inner();
+        let (caller, mut requests) = (Caller::of(&request), request.into_inner());
         let first = requests.message().await?;
         let first = first.ok_or_else(|| Status::invalid_argument("the stream is empty"))?;
-        let served = self.slot.admit(first.header.as_ref())?;
+        let served = self.slot.admit(&caller, first.header.as_ref())?;
         let first = wire::raft::read_append_request(first).map_err(garbled)?;
         let rest = futures::stream::unfold(requests, async |mut requests| {
             let request = requests.message().await.ok()??;
@@ -130,8 +139,8 @@ impl RaftService for Service {
         &self,
         request: Request<proto::AppendRequest>,
     ) -> Result<Response<proto::AppendResponse>, Status> {
-        let request = request.into_inner();
-        let served = self.slot.admit(request.header.as_ref())?;
+        let (caller, request) = (Caller::of(&request), request.into_inner());
+        let served = self.slot.admit(&caller, request.header.as_ref())?;
         let request = wire::raft::read_append_request(request).map_err(garbled)?;
         let (previous, last) = (
             request.prev_log_id,
@@ -146,8 +155,8 @@ impl RaftService for Service {
         &self,
         request: Request<proto::VoteRequest>,
     ) -> Result<Response<proto::VoteResponse>, Status> {
-        let request = request.into_inner();
-        let served = self.slot.admit(request.header.as_ref())?;
+        let (caller, request) = (Caller::of(&request), request.into_inner());
+        let served = self.slot.admit(&caller, request.header.as_ref())?;
         let request = wire::raft::read_vote_request(request).map_err(garbled)?;
         let response = served.raft.vote(request).await.map_err(failed)?;
         Ok(Response::new(wire::raft::vote_response(&response)))
@@ -157,8 +166,8 @@ impl RaftService for Service {
         &self,
         request: Request<proto::VoteRequest>,
     ) -> Result<Response<proto::VoteResponse>, Status> {
-        let request = request.into_inner();
-        let served = self.slot.admit(request.header.as_ref())?;
+        let (caller, request) = (Caller::of(&request), request.into_inner());
+        let served = self.slot.admit(&caller, request.header.as_ref())?;
         let request = wire::raft::read_vote_request(request).map_err(garbled)?;
         let response = served.raft.pre_vote(request).await.map_err(failed)?;
         Ok(Response::new(wire::raft::vote_response(&response)))
@@ -168,8 +177,8 @@ impl RaftService for Service {
         &self,
         request: Request<proto::TransferRequest>,
     ) -> Result<Response<proto::TransferResponse>, Status> {
-        let request = request.into_inner();
-        let served = self.slot.admit(request.header.as_ref())?;
+        let (caller, request) = (Caller::of(&request), request.into_inner());
+        let served = self.slot.admit(&caller, request.header.as_ref())?;
         let request = wire::raft::read_transfer_request(request).map_err(garbled)?;
         let response =
             served.raft.handle_transfer_leader(request).await.map_err(|f| stopped(&f))?;
@@ -181,11 +190,11 @@ impl RaftService for Service {
         request: Request<Streaming<proto::SnapshotFrame>>,
     ) -> Result<Response<proto::SnapshotResponse>, Status> {
         use proto::snapshot_frame::Frame;
-        let mut frames = request.into_inner();
+        let (caller, mut frames) = (Caller::of(&request), request.into_inner());
         let Some(Frame::Start(start)) = next_frame(&mut frames).await? else {
             return Err(Status::invalid_argument("a snapshot begins with its start"));
         };
-        let served = self.slot.admit(start.header.as_ref())?;
+        let served = self.slot.admit(&caller, start.header.as_ref())?;
         let vote = wire::raft::read_vote(start.vote).map_err(garbled)?;
         let meta = wire::raft::read_snapshot_meta(start.meta.clone()).map_err(garbled)?;
         if meta.last_log_id.is_some_and(|last| last.leader_id > vote.leader_id) {

@@ -13,6 +13,7 @@ use crate::{
     control::{self, Denied, Request as Ask},
     peer::{Channels, Purpose},
     table::Table,
+    tls::Caller,
     wire::{registry::encode_delta, session as wire},
 };
 
@@ -29,8 +30,14 @@ impl Server {
         Self { table, control, channels }
     }
 
-    /// Every message says for which cluster it is meant: an address may be somebody else's by now.
-    fn check(&self, hop: Option<&pb::Hop>) -> Result<ClusterId, Status> {
+    /// Every message says for which cluster it is meant: an address may be somebody else's by
+    /// now. What a node passes on it has checked.
+    fn check(
+        &self,
+        caller: &Caller,
+        claim: Option<&str>,
+        hop: Option<&pb::Hop>,
+    ) -> Result<ClusterId, Status> {
         let ours = self.table.registry().cluster().id;
         let hop = hop.ok_or_else(|| malformed(wire::Malformed("hop")))?;
         // A node that has no table yet knows the cluster only by this request.
@@ -38,12 +45,17 @@ impl Server {
             let message = format!("this node is of cluster {ours}, not {}", hop.cluster_id);
             return Err(Status::failed_precondition(message));
         }
+        if !hop.forwarded {
+            caller.must_be(claim)?;
+            caller.must_be(self.table.name_of(NodeId(hop.from)).as_deref())?;
+        }
         Ok(ours)
     }
 
     /// Asks the leader's loop here; where another node leads, `forward` goes there, once.
     async fn answer<F>(
         &self,
+        (caller, claim): (Caller, Option<String>),
         hop: Option<pb::Hop>,
         ask: Result<Ask, wire::Malformed>,
         forward: impl FnOnce(SessionClient<Channel>, pb::Hop) -> F,
@@ -51,7 +63,7 @@ impl Server {
     where
         F: Future<Output = Answer>,
     {
-        let cluster = self.check(hop.as_ref())?;
+        let cluster = self.check(&caller, claim.as_deref(), hop.as_ref())?;
         let answer = self.control.ask(ask.map_err(malformed)?).await;
         let leader = match &answer {
             Err(Denied::NotLeader { leader: Some(leader) }) => Some(*leader),
@@ -83,13 +95,14 @@ fn malformed(error: wire::Malformed) -> Status {
 /// A request that becomes the command which `$command` makes of node and incarnation.
 macro_rules! leave {
     ($self:ident, $request:ident, $method:ident, $command:expr) => {{
-        let message = $request.into_inner();
+        let (caller, message) = (Caller::of(&$request), $request.into_inner());
         let node = NodeId(message.node);
+        let claim = $self.table.name_of(node);
         let ask = wire::read_incarnation(message.incarnation)
             .map(|incarnation| Ask::Propose($command(node, incarnation)));
         let hop = message.hop.clone();
         $self
-            .answer(hop, ask, |mut client, hop| async move {
+            .answer((caller, claim), hop, ask, |mut client, hop| async move {
                 client.$method(pb::LeaveRequest { hop: Some(hop), ..message }).await
             })
             .await
@@ -99,39 +112,42 @@ macro_rules! leave {
 #[tonic::async_trait]
 impl Session for Server {
     async fn join(&self, request: Request<pb::JoinRequest>) -> Answer {
-        let message = request.into_inner();
+        let (caller, message) = (Caller::of(&request), request.into_inner());
+        let claim = message.info.as_ref().map(|info| info.name.clone());
         let ask = wire::read_node_info(message.info.clone()).and_then(|info| {
             let directory = wire::read_directory(&message.directory)?;
             Ok(Ask::Join { info, directory })
         });
-        self.answer(message.hop.clone(), ask, |mut client, hop| async move {
+        self.answer((caller, claim), message.hop.clone(), ask, |mut client, hop| async move {
             client.join(pb::JoinRequest { hop: Some(hop), ..message }).await
         })
         .await
     }
 
     async fn register(&self, request: Request<pb::RegisterRequest>) -> Answer {
-        let message = request.into_inner();
+        let (caller, message) = (Caller::of(&request), request.into_inner());
+        let claim = message.info.as_ref().map(|info| info.name.clone());
         let ask = wire::read_register(message.clone()).map(Ask::Register);
-        self.answer(message.hop.clone(), ask, |mut client, hop| async move {
+        self.answer((caller, claim), message.hop.clone(), ask, |mut client, hop| async move {
             client.register(pb::RegisterRequest { hop: Some(hop), ..message }).await
         })
         .await
     }
 
     async fn renew(&self, request: Request<pb::RenewRequest>) -> Answer {
-        let message = request.into_inner();
+        let (caller, message) = (Caller::of(&request), request.into_inner());
+        let claim = self.table.name_of(NodeId(message.node));
         let ask = wire::read_renew(&message).map(Ask::Renew);
-        self.answer(message.hop.clone(), ask, |mut client, hop| async move {
+        self.answer((caller, claim), message.hop.clone(), ask, |mut client, hop| async move {
             client.renew(pb::RenewRequest { hop: Some(hop), ..message }).await
         })
         .await
     }
 
     async fn report(&self, request: Request<pb::MoveReport>) -> Answer {
-        let message = request.into_inner();
+        let (caller, message) = (Caller::of(&request), request.into_inner());
         let ask = wire::read_report(message.clone()).map(Ask::Report);
-        self.answer(message.hop.clone(), ask, |mut client, hop| async move {
+        self.answer((caller, None), message.hop.clone(), ask, |mut client, hop| async move {
             client.report(pb::MoveReport { hop: Some(hop), ..message }).await
         })
         .await
@@ -141,8 +157,8 @@ impl Session for Server {
         &self,
         request: Request<pb::StandingRequest>,
     ) -> Result<Response<pb::StandingResponse>, Status> {
-        let message = request.into_inner();
-        self.check(message.hop.as_ref())?;
+        let (caller, message) = (Caller::of(&request), request.into_inner());
+        self.check(&caller, None, message.hop.as_ref())?;
         let rows = self.table.registry().rows_of(NodeId(message.node));
         Ok(Response::new(pb::StandingResponse { rows: encode_delta(&rows) }))
     }

@@ -13,9 +13,10 @@ const BEGIN: &str = "<!-- the table: UPDATE_DOCS=1 cargo test -p shoal-worker te
 const END: &str = "<!-- end of the table -->\n";
 
 /// Where the figures under a prefix come from.
-const SOURCES: [(&str, &str); 10] = [
+const SOURCES: [(&str, &str); 11] = [
     ("process_", "kernel"),
     ("shoal_build", "binary"),
+    ("shoal_tls_", "certificates"),
     ("shoal_table_", "own table"),
     ("shoal_forward_", "data path"),
     ("shoal_host_", "shards of this node"),
@@ -27,8 +28,9 @@ const SOURCES: [(&str, &str); 10] = [
 ];
 
 fn page() -> String {
-    let telemetry = Telemetry::default();
+    let mut telemetry = Telemetry::default();
     telemetry.raft.pretend_to_lead();
+    telemetry.register_certificate();
     telemetry.page(&Table::default(), &Right::new().unwrap()).unwrap()
 }
 

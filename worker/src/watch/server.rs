@@ -23,6 +23,7 @@ use crate::{
     peer::MAX_MESSAGE,
     raft::Heard,
     table::Table,
+    tls::Caller,
     wire::{map as wire, registry as rows},
 };
 
@@ -85,8 +86,8 @@ impl Map for Server {
         &self,
         request: Request<pb::WatchMapRequest>,
     ) -> Result<Response<Self::WatchMapStream>, Status> {
-        let request = request.into_inner();
-        self.inner.check(&request)?;
+        let (caller, request) = (Caller::of(&request), request.into_inner());
+        self.inner.check(&caller, &request)?;
         let (events, stream) = mpsc::channel(AHEAD);
         let inner = Arc::clone(&self.inner);
         let watching = async move {
@@ -100,7 +101,7 @@ impl Map for Server {
 
 impl Inner {
     /// An address may be somebody else's by now.
-    fn check(&self, request: &pb::WatchMapRequest) -> Result<(), Status> {
+    fn check(&self, caller: &Caller, request: &pb::WatchMapRequest) -> Result<(), Status> {
         let theirs = wire::read_cluster(&request.cluster_id);
         let theirs = theirs.map_err(|error| Status::invalid_argument(error.to_string()))?;
         let registry = self.table.registry();
@@ -120,6 +121,7 @@ impl Inner {
             let message = format!("this is node {me}, the call is for node {meant}");
             return Err(Status::failed_precondition(message));
         }
+        caller.must_be(self.table.name_of(NodeId(request.node)).as_deref())?;
         Ok(())
     }
 

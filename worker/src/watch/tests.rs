@@ -20,15 +20,23 @@ use super::{
 };
 use crate::{
     peer::MAX_MESSAGE,
+    tls::Caller,
     wire::{map as wire, registry as rows},
 };
 
 type Events = ReceiverStream<Result<pb::WatchMapEvent, Status>>;
 
+/// As over a connection without TLS.
+fn asked(request: pb::WatchMapRequest) -> Request<pb::WatchMapRequest> {
+    let mut request = Request::new(request);
+    request.extensions_mut().insert(Caller::Trusted);
+    request
+}
+
 /// A watch without a connection: events are made only as they are taken here.
 async fn watch(source: &Source, applied: u64) -> Events {
     let request = wire::request(CLUSTER, (WATCHER, None), LogIndex(applied), false);
-    source.server.watch_map(Request::new(request)).await.unwrap().into_inner()
+    source.server.watch_map(asked(request)).await.unwrap().into_inner()
 }
 
 async fn next(events: &mut Events) -> super::Event {
@@ -209,14 +217,14 @@ async fn rows_of_another_cluster_are_never_taken() {
     let foreign = elsewhere.source(SECOND);
     let good = world.source(THIRD);
     let mut request = wire::request(CLUSTER, (WATCHER, None), LogIndex(0), false);
-    let status = foreign.server.watch_map(Request::new(request.clone())).await.unwrap_err();
+    let status = foreign.server.watch_map(asked(request.clone())).await.unwrap_err();
     assert_eq!(status.code(), Code::FailedPrecondition);
     request.to = THIRD.0;
     request.cluster_id = ClusterId(99).to_string();
-    let status = foreign.server.watch_map(Request::new(request)).await.unwrap_err();
+    let status = foreign.server.watch_map(asked(request)).await.unwrap_err();
     assert_eq!(status.code(), Code::FailedPrecondition, "it means another node");
     let itself = wire::request(CLUSTER, (THIRD, None), LogIndex(0), false);
-    let status = good.server.watch_map(Request::new(itself)).await.unwrap_err();
+    let status = good.server.watch_map(asked(itself)).await.unwrap_err();
     assert_eq!(status.code(), Code::FailedPrecondition, "it is the watcher");
 
     // One that does not check and sends its rows all the same.
@@ -237,7 +245,7 @@ async fn who_may_not_be_watched_says_why_and_names_the_others() {
     assert_eq!(refusal(&source, 0).await, Some(Why::Leads));
     let mut request = wire::request(CLUSTER, (WATCHER, None), LogIndex(0), true);
     request.to = SECOND.0;
-    let mut last = source.server.watch_map(Request::new(request)).await.unwrap().into_inner();
+    let mut last = source.server.watch_map(asked(request)).await.unwrap().into_inner();
     assert!(matches!(next(&mut last).await.news, News::Snapshot(_)), "the last resort");
     source.heard.lock().voters.retain(|id, _| *id == SECOND);
     assert_eq!(refusal(&source, 0).await, None, "nobody else can be watched");

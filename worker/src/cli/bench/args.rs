@@ -9,8 +9,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Bound, Config, Load, Progress, Report, run};
 use crate::{
-    cli::{Output, SUCCESS, ask, say},
+    cli::{Output, SUCCESS, ask::Dialer, say},
     config::HostPort,
+    tls::{self, Tls},
 };
 
 #[derive(clap::Args, Debug, Clone)]
@@ -50,6 +51,8 @@ pub struct Args {
     /// For people, or for programs
     #[arg(long, short, value_enum, default_value_t = Output::Table)]
     pub output: Output,
+    #[command(flatten)]
+    pub tls: tls::FileArgs,
 }
 
 /// A rate that clocks can follow.
@@ -63,7 +66,7 @@ fn rate(text: &str) -> Result<f64, String> {
 }
 
 impl Args {
-    fn config(&self) -> Config {
+    fn config(&self, tls: Tls) -> Config {
         let load = match self.rate {
             None => Load::Closed { callers: self.concurrency.into() },
             Some(rate) => Load::Open { rate },
@@ -75,6 +78,7 @@ impl Args {
         let addresses = self.addresses.iter().map(ToString::to_string).collect();
         Config {
             entries: Arc::new(RwLock::new(addresses)),
+            tls,
             load,
             bound,
             connections: self.connections.into(),
@@ -104,15 +108,17 @@ impl Args {
 
 pub async fn execute(args: Args) -> anyhow::Result<ExitCode> {
     // Somebody must be there before calls are counted as failed.
+    let tls = Tls::of_client(args.tls.files()?.as_ref())?;
+    let dialer = Dialer::new(tls.clone());
     let mut reached = Ok(());
     for address in &args.addresses {
-        reached = ask::channel(&address.to_string()).await.map(|_| ());
+        reached = dialer.channel(&address.to_string()).await.map(|_| ());
         if reached.is_ok() {
             break;
         }
     }
     reached?;
-    let config = args.config();
+    let config = args.config(tls);
     let stop = config.stop.clone();
     let (progress, mut seconds) = watch::channel(Progress::default());
     let running = tokio::spawn(run(config, progress));

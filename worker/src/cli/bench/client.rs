@@ -22,7 +22,7 @@ use shoal_proto::shoal::v1::{CallRequest, CallResponse};
 use tokio::{sync::Mutex, time};
 use tonic::{Code, Status};
 
-use crate::env::net;
+use crate::cli::ask::Dialer;
 
 /// Pause after an entry node could not be reached.
 const RETRY_PAUSE: Duration = Duration::from_millis(20);
@@ -38,6 +38,7 @@ type Sender = SendRequest<Full<Bytes>>;
 /// A slot for one connection at a time.
 pub struct Link {
     entries: Entries,
+    dialer: Dialer,
     turn: AtomicUsize,
     open: Mutex<Open>,
 }
@@ -49,8 +50,8 @@ struct Open {
 }
 
 impl Link {
-    pub fn new(entries: Entries, turn: usize) -> Self {
-        Self { entries, turn: AtomicUsize::new(turn), open: Mutex::default() }
+    pub fn new(entries: Entries, dialer: Dialer, turn: usize) -> Self {
+        Self { entries, dialer, turn: AtomicUsize::new(turn), open: Mutex::default() }
     }
 
     /// One call; what it waits for a connection counts against `deadline`.
@@ -105,7 +106,10 @@ impl Link {
                 entries.get(turn % entries.len().max(1)).cloned()
             };
             let made = match entry {
-                Some(entry) => time::timeout(CONNECT_PATIENCE, dial(&entry)).await.ok().flatten(),
+                Some(entry) => {
+                    let dialled = time::timeout(CONNECT_PATIENCE, dial(&self.dialer, &entry));
+                    dialled.await.ok().flatten()
+                }
                 None => None,
             };
             match made {
@@ -127,9 +131,9 @@ impl Link {
     }
 }
 
-async fn dial(entry: &str) -> Option<Sender> {
-    let socket = net::connect(entry).await.ok()?;
-    let (sender, connection) = handshake(TokioExecutor::new(), TokioIo::new(socket)).await.ok()?;
+async fn dial(dialer: &Dialer, entry: &str) -> Option<Sender> {
+    let stream = dialer.open(entry).await.ok()?;
+    let (sender, connection) = handshake(TokioExecutor::new(), TokioIo::new(stream)).await.ok()?;
     tokio::spawn(connection);
     Some(sender)
 }

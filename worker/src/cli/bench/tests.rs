@@ -70,6 +70,7 @@ async fn report(fake: Fake, load: Load) -> Report {
     let serving = tokio::spawn(server.serve_with_incoming(incoming));
     let config = Config {
         entries: Arc::new(RwLock::new(vec![address])),
+        tls: crate::tls::Tls::default(),
         load,
         bound: Bound::Calls(2_000),
         connections: 4,

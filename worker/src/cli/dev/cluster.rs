@@ -11,12 +11,7 @@ use super::{
     children::{Node, Start},
     screen::Teller,
 };
-use crate::cli::{
-    admin,
-    ask::{self, first},
-    events, show,
-    table::Colour,
-};
+use crate::cli::{admin, ask::Admins, events, show, table::Colour};
 
 /// Founding nodes.
 const FOUNDERS: [&str; 3] = ["node-a", "node-b", "node-c"];
@@ -98,10 +93,11 @@ impl Cluster {
         for node in self.nodes.iter_mut().filter(|node| node.runs()) {
             node.check()?;
         }
-        first(&self.admins(), |mut client| async move {
-            client.status(pb::StatusRequest::default()).await.map(tonic::Response::into_inner)
-        })
-        .await
+        Admins::plain(self.admins())
+            .first(|mut client| async move {
+                client.status(pb::StatusRequest::default()).await.map(tonic::Response::into_inner)
+            })
+            .await
     }
 
     pub async fn known(&mut self, name: &str) -> anyhow::Result<pb::Node> {
@@ -110,11 +106,12 @@ impl Cluster {
 
     /// Sum of all epochs: it grows by one with each change of owner.
     pub async fn owner_changes(&mut self) -> anyhow::Result<u64> {
-        let shards = first(&self.admins(), |mut client| async move {
-            let all = pb::ShardsRequest { owner: 0, unsettled: false };
-            client.shards(all).await.map(|answer| answer.into_inner().shards)
-        })
-        .await?;
+        let shards = Admins::plain(self.admins())
+            .first(|mut client| async move {
+                let all = pb::ShardsRequest { owner: 0, unsettled: false };
+                client.shards(all).await.map(|answer| answer.into_inner().shards)
+            })
+            .await?;
         Ok(shards.iter().map(|shard| shard.epoch & u64::from(u32::MAX)).sum())
     }
 
@@ -188,8 +185,8 @@ impl Cluster {
                 incarnation: row.incarnation,
                 operator: None,
             };
-            let admins = self.admins();
-            let reported = ask::change(&admins, |mut client| {
+            let admins = Admins::plain(self.admins());
+            let reported = admins.change(|mut client| {
                 let death = death.clone();
                 async move { client.report_death(death).await.map(|_| ()) }
             });
@@ -209,7 +206,7 @@ impl Cluster {
         // A cluster without a quorum cannot agree on it: the processes end all the same.
         let _ = time::timeout(
             ASK,
-            first(&admins, |mut client| async move {
+            Admins::plain(admins).first(|mut client| async move {
                 client.stop_all(pb::StopAllRequest::default()).await.map(|_| ())
             }),
         )

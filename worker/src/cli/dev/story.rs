@@ -24,10 +24,13 @@ use super::{
     screen::Teller,
     verdict::{CRASH, PHASES, Verdict},
 };
-use crate::cli::{
-    ask,
-    bench::{self, Bound, Config, Entries, Load, Progress, Report},
-    drain,
+use crate::{
+    cli::{
+        ask::Admins,
+        bench::{self, Bound, Config, Entries, Load, Progress, Report},
+        drain,
+    },
+    tls::Tls,
 };
 
 const CONNECTIONS: usize = 16;
@@ -127,6 +130,7 @@ impl<'a> Story<'a> {
     fn load(&self) -> JoinHandle<Report> {
         let config = Config {
             entries: self.entries.clone(),
+            tls: Tls::default(),
             load: Load::Open { rate: self.rate },
             bound: Bound::Time(LONGEST),
             connections: CONNECTIONS,
@@ -151,7 +155,8 @@ impl<'a> Story<'a> {
         tokio::spawn(async move {
             loop {
                 let addresses = admins.read().clone();
-                let asked = ask::first(&addresses, |mut client| async move {
+                let admins = Admins::plain(addresses);
+                let asked = admins.first(|mut client| async move {
                     client.status(pb::StatusRequest::default()).await
                 });
                 if let Ok(status) = asked.await {
@@ -180,11 +185,12 @@ impl<'a> Story<'a> {
         let began = Instant::now();
         let node = self.cluster.known(REMOVED).await?;
         let owned = node.shards_owned;
-        ask::change(&self.cluster.admins(), |mut client| {
-            let node = node.clone();
-            async move { drain::start(&mut client, &node, pb::DrainKind::Removal).await }
-        })
-        .await?;
+        Admins::plain(self.cluster.admins())
+            .change(|mut client| {
+                let node = node.clone();
+                async move { drain::start(&mut client, &node, pb::DrainKind::Removal).await }
+            })
+            .await?;
         self.say(format!("{REMOVED} drains {owned} shards for its removal"));
         self.cluster
             .until("the drained node owns nothing", |status| owns_nothing(status, node.id))
@@ -195,17 +201,19 @@ impl<'a> Story<'a> {
             incarnation: node.incarnation.clone(),
             operator: None,
         };
-        let others = self.others(REMOVED);
-        ask::change(&others, |mut client| {
-            let close = close.clone();
-            async move { client.close(close).await.map(|_| ()) }
-        })
-        .await?;
-        ask::change(&others, |mut client| {
-            let remove = pb::RemoveRequest { node: node.id, force: false, operator: None };
-            async move { client.remove(remove).await.map(|_| ()) }
-        })
-        .await?;
+        let others = Admins::plain(self.others(REMOVED));
+        others
+            .change(|mut client| {
+                let close = close.clone();
+                async move { client.close(close).await.map(|_| ()) }
+            })
+            .await?;
+        others
+            .change(|mut client| {
+                let remove = pb::RemoveRequest { node: node.id, force: false, operator: None };
+                async move { client.remove(remove).await.map(|_| ()) }
+            })
+            .await?;
         self.say(format!("{REMOVED} is removed, its process ends"));
         let leaving = self.cluster.node(REMOVED)?;
         leaving.terminate();
@@ -244,11 +252,12 @@ impl<'a> Story<'a> {
                 incarnation: node.incarnation.clone(),
                 operator: None,
             };
-            ask::change(&self.cluster.admins(), |mut client| {
-                let death = death.clone();
-                async move { client.report_death(death).await.map(|_| ()) }
-            })
-            .await?;
+            Admins::plain(self.cluster.admins())
+                .change(|mut client| {
+                    let death = death.clone();
+                    async move { client.report_death(death).await.map(|_| ()) }
+                })
+                .await?;
             self.say("its process is reaped, its death is reported");
         } else {
             self.say("its death is not reported, its lease must end");

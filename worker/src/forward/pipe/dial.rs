@@ -15,6 +15,7 @@ use crate::{
         frame::{self, Batch, Decoder, Frame, Hello, VERSION, Welcome},
         server::{CONNECTION_WINDOW, MAX_FRAME, STREAM_WINDOW},
     },
+    tls::Stream,
 };
 
 /// From the first packet to Welcome: some round trips and a busy peer.
@@ -60,7 +61,7 @@ pub(super) async fn dial(target: Target) -> Result<Link, Error> {
 }
 
 async fn open(target: Target) -> Result<Link, Error> {
-    let (address, hello) = {
+    let (address, name, hello) = {
         let table = target.node.table.routes();
         let peer = table.peer(target.peer).ok_or(Error::NoAddress)?;
         let me = target.node.me().ok_or(Error::NotAMember)?;
@@ -74,16 +75,17 @@ async fn open(target: Target) -> Result<Link, Error> {
             thread: target.thread,
             generation: target.generation,
         };
-        (peer.addresses.data.clone(), hello)
+        (peer.addresses.data.clone(), peer.name.clone(), hello)
     };
     let socket = env::net::connect(&address).await?;
+    let stream = target.node.tls.connect(socket, &name).await?;
     let (requests, mut connection) = h2::client::Builder::new()
         .initial_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_frame_size(MAX_FRAME)
         .max_send_buffer_size(SEND_BUFFER)
         .enable_push(false)
-        .handshake::<_, Bytes>(socket)
+        .handshake::<_, Bytes>(stream)
         .await?;
     let ping = connection.ping_pong();
     let connection = AbortOnDropHandle::new(tokio::spawn(keep(connection, ping)));
@@ -126,10 +128,7 @@ async fn welcome(receive: &mut RecvStream, decoder: &mut Decoder) -> Result<Welc
 }
 
 /// Drives the connection; ends it when the peer falls silent.
-async fn keep(
-    connection: h2::client::Connection<env::net::TcpStream, Bytes>,
-    ping: Option<PingPong>,
-) {
+async fn keep(connection: h2::client::Connection<Stream, Bytes>, ping: Option<PingPong>) {
     tokio::select! {
         _ = connection => {}
         () = silence(ping) => {}

@@ -32,6 +32,7 @@ use crate::{
         frame::{self, Decoder, Frame, Head, Hello, VERSION, Welcome},
         grpc::Body,
     },
+    tls::Caller,
 };
 
 /// The gRPC method of a pipe.
@@ -89,6 +90,7 @@ impl Receiver {
     pub fn open(
         self: &Arc<Self>,
         request: http::Request<Incoming>,
+        caller: Caller,
         leaving: watch::Receiver<bool>,
     ) -> http::Response<Body> {
         let (out, answers) = mpsc::channel(MAX_REQUESTS as usize + CONTROL);
@@ -100,6 +102,7 @@ impl Receiver {
         };
         let reading = Reading {
             receiver: self.clone(),
+            caller,
             limits,
             decoder: Decoder::default(),
             out,
@@ -116,7 +119,7 @@ impl Receiver {
     }
 
     /// Judges a Hello; shuts the older pipe of the same origin.
-    fn welcome(&self, hello: &Hello, gate: &Gate) -> Result<(), String> {
+    fn welcome(&self, caller: &Caller, hello: &Hello, gate: &Gate) -> Result<(), String> {
         let me = self.node.me().ok_or("this node is not a member yet")?;
         let cluster = self.node.table.routes().cluster().id;
         if hello.version < VERSION {
@@ -131,6 +134,8 @@ impl Receiver {
         if !hello.node {
             return Ok(());
         }
+        let name = self.node.table.name_of(hello.from);
+        caller.must_be(name.as_deref()).map_err(|error| error.to_string())?;
         let peer = Process { node: hello.from, incarnation: hello.incarnation };
         let origin = Origin { peer, thread: hello.thread };
         // Waits for calls that are being admitted: before Welcome they are in, or will not be.
@@ -180,6 +185,7 @@ struct Partial {
 /// One pipe, as its receiver reads it.
 struct Reading {
     receiver: Arc<Receiver>,
+    caller: Caller,
     limits: Welcome,
     decoder: Decoder,
     out: mpsc::Sender<Out>,
@@ -213,7 +219,7 @@ impl Reading {
     ) -> Result<(), Closed> {
         let hello = tokio::time::timeout(HELLO_WITHIN, self.hello(body));
         let hello = hello.await.map_err(|_| Closed::Order)??;
-        if let Err(reason) = self.receiver.welcome(&hello, &self.gate) {
+        if let Err(reason) = self.receiver.welcome(&self.caller, &hello, &self.gate) {
             debug!(from = %hello.from, reason, "refusing a pipe");
             return self.send(Frame::Refuse { reason });
         }

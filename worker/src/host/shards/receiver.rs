@@ -16,7 +16,10 @@ use tonic::{Request, Response, Status, Streaming};
 use tracing::{debug, warn};
 
 use super::{Shards, jobs::Job, slot::Slot};
-use crate::wire::handover::{self, Begin, Said};
+use crate::{
+    tls::Caller,
+    wire::handover::{self, Begin, Said},
+};
 
 /// Answers waiting for the source: it asks again for any that found no room.
 const REPLIES: usize = 8;
@@ -43,11 +46,12 @@ impl Handover for Receiver {
     ) -> Result<Response<Self::TransferStream>, Status> {
         let (replies, answers) = mpsc::channel(REPLIES);
         let shards = self.shards.clone();
+        let (caller, frames) = (Caller::of(&request), request.into_inner());
         let executor = shards.ground().parts.executor.clone();
         executor.spawn(async move {
             let gone = replies.clone();
             tokio::select! {
-                () = receive(&shards, request.into_inner(), &replies) => {}
+                () = receive(&shards, &caller, frames, &replies) => {}
                 () = gone.closed() => {}
             }
         });
@@ -61,7 +65,12 @@ struct Incoming {
     begin: Begin,
 }
 
-async fn receive(shards: &Shards, mut frames: Streaming<TransferFrame>, replies: &Replies) {
+async fn receive(
+    shards: &Shards,
+    caller: &Caller,
+    mut frames: Streaming<TransferFrame>,
+    replies: &Replies,
+) {
     let mut incoming = None;
     loop {
         let said = match frames.message().await {
@@ -71,13 +80,15 @@ async fn receive(shards: &Shards, mut frames: Streaming<TransferFrame>, replies:
         };
         let outcome = match (said, &incoming) {
             (Err(error), _) => return warn!(%error, "unreadable frame of a hand-over"),
-            (Ok(Said::Begin(begin)), _) => match accept(shards, begin, replies) {
-                Ok(accepted) => {
-                    incoming = Some(accepted);
-                    Ok(())
+            (Ok(Said::Begin(begin)), _) => {
+                let name = shards.ground().parts.table.name_of(begin.source.node);
+                if let Err(error) = caller.must_be(name.as_deref()) {
+                    // The source is gone, or reads why.
+                    let _ = replies.send(Err(error.into())).await;
+                    return;
                 }
-                Err(refusal) => Err(refusal),
-            },
+                accept(shards, begin, replies).map(|accepted| incoming = Some(accepted))
+            }
             (Ok(Said::Chunk(bytes)), Some(incoming)) => {
                 incoming.job(|key, done| Job::Import { key, bytes, done }).await
             }

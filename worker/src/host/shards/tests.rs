@@ -123,7 +123,10 @@ impl World {
         let stop = CancellationToken::new();
         let router = peer::server().add_service(shards.handover_server());
         let stopped = stop.clone().cancelled_owned();
-        tokio::spawn(router.serve_with_incoming_shutdown(peer::incoming(listener), stopped));
+        tokio::spawn(router.serve_with_incoming_shutdown(
+            peer::incoming(listener, crate::tls::Tls::default()),
+            stopped,
+        ));
         let (running, shutdown) = (shards.clone(), stop.clone());
         tokio::spawn(async move { running.run(shutdown).await });
         Node { world: Arc::clone(self), id, shards, right, stop }

@@ -75,7 +75,7 @@ async fn link_to(answers: usize, purpose: Purpose) -> Link {
     let listener = env::net::listen("127.0.0.1:0".parse().unwrap()).unwrap();
     let address = listener.local_addr().unwrap().to_string();
     let server = peer::server().add_service(RaftServer::new(Silent { answers }));
-    tokio::spawn(server.serve_with_incoming(peer::incoming(listener)));
+    tokio::spawn(server.serve_with_incoming(peer::incoming(listener, crate::tls::Tls::default())));
     let cluster = ClusterCell::default();
     cluster.set(Some(ClusterId(1)));
     let network = Network {

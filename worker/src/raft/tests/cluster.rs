@@ -138,9 +138,10 @@ impl Port {
         let address = listener.local_addr().unwrap().to_string();
         let (slot, stop, book) =
             (Slot::default(), CancellationToken::new(), AddressBook::default());
-        let server = peer::server()
-            .add_service(slot.service())
-            .serve_with_incoming_shutdown(peer::incoming(listener), stop.clone().cancelled_owned());
+        let server = peer::server().add_service(slot.service()).serve_with_incoming_shutdown(
+            peer::incoming(listener, crate::tls::Tls::default()),
+            stop.clone().cancelled_owned(),
+        );
         tokio::spawn(server);
         Self { address, slot, stop, book }
     }

@@ -329,9 +329,10 @@ impl Source {
 fn serve<M: Map>(service: MapServer<M>, stop: &CancellationToken) -> String {
     let listener = net::listen("127.0.0.1:0".parse().unwrap()).unwrap();
     let address = listener.local_addr().unwrap().to_string();
-    let serving = peer::server()
-        .add_service(service)
-        .serve_with_incoming_shutdown(peer::incoming(listener), stop.clone().cancelled_owned());
+    let serving = peer::server().add_service(service).serve_with_incoming_shutdown(
+        peer::incoming(listener, crate::tls::Tls::default()),
+        stop.clone().cancelled_owned(),
+    );
     tokio::spawn(serving);
     address
 }
