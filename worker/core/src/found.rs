@@ -47,6 +47,8 @@ pub enum Plan {
     Found(FoundingSet),
     /// Ask the learned addresses for a formed cluster.
     Join,
+    /// Found and join nothing before the operator has said who founds.
+    Wait,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -58,9 +60,21 @@ pub struct Config {
     /// Where this node answers questions.
     pub address: String,
     pub plan: Plan,
+    /// What the operator has recorded as the one cluster of this node: no other is founded,
+    /// joined or entered.
+    pub recorded: Option<ClusterId>,
     pub lease: Duration,
     /// Formed waits until the operator has recorded the cluster id.
     pub confirm_required: bool,
+}
+
+/// Whom to ask, of all the nodes that discovery knows by name.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Asks {
+    Always,
+    /// A few of many.
+    Also,
+    Not,
 }
 
 #[derive(Debug)]
@@ -182,7 +196,9 @@ impl Found {
             Event::FormedInLog => self.log = self.log.max(Formed::InLog),
             Event::FormedCommitted => self.log = Formed::Committed,
             Event::Confirmed { cluster } => self.confirmed = Some(cluster),
+            Event::Told { founding, recorded } => self.told(founding, recorded),
             Event::AddressLearned { address } => self.contact(&address, true, now),
+            Event::AddressHeard { address } => self.contact(&address, false, now),
             Event::Silent { nodes } => self.silent = nodes,
         }
         self.report(now, &mut actions);
@@ -201,6 +217,8 @@ impl Found {
             listened: !alone || now.surely_past(self.listen_until),
             confirmed: !self.config.confirm_required
                 || (self.confirmed.is_some() && self.confirmed == self.directory.cluster()),
+            waits: self.config.plan == Plan::Wait,
+            recorded: self.config.recorded,
             foreign: self.foreign,
             mutant: self.mutant,
         }
@@ -213,13 +231,46 @@ impl Found {
         self.set = match (FoundingSet::new(on), &self.config.plan) {
             (Ok(set), _) => Some(set),
             (Err(_), Plan::Found(set)) => Some(set.clone()),
-            (Err(_), Plan::Join) => None,
+            (Err(_), Plan::Join | Plan::Wait) => None,
         };
+    }
+
+    /// Who was to join only, having been a member, founds nothing for any word of the operator.
+    fn told(&mut self, founding: FoundingSet, recorded: Option<ClusterId>) {
+        match &self.config.plan {
+            Plan::Found(_) | Plan::Wait => self.config.plan = Plan::Found(founding),
+            Plan::Join => {}
+        }
+        self.config.recorded = recorded;
+        self.choose_set();
+        if let (None, Some(set)) = (&self.directory.joined, &self.set) {
+            // Whoever stands in no set any more decides nothing.
+            self.view.retain(|name, _| set.contains(name));
+        }
+    }
+
+    /// The operator has recorded another cluster than the one of this directory.
+    fn strays(&self) -> bool {
+        let recorded = self.config.recorded;
+        self.directory.cluster().is_some_and(|own| recorded.is_some_and(|known| known != own))
+    }
+
+    /// Whether the answer of the node of this name can help; an empty directory whose cluster is
+    /// recorded asks any node for it, for those of the founding set may all be gone.
+    pub fn asks(&self, name: &str) -> Asks {
+        let empty = self.directory.joined.is_none();
+        if self.set.as_ref().is_some_and(|set| set.contains(name)) {
+            Asks::Always
+        } else if empty && (self.config.recorded.is_some() || self.config.plan == Plan::Join) {
+            Asks::Also
+        } else {
+            Asks::Not
+        }
     }
 
     /// Raft is to run, once there is a node to run it as and nothing speaks against it.
     fn enter(&mut self) -> Option<Action> {
-        if self.running || self.pending.is_some() || self.doubts() {
+        if self.running || self.pending.is_some() || self.doubts() || self.strays() {
             return None;
         }
         let joined = self.directory.joined.as_ref()?;

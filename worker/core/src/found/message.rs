@@ -4,7 +4,7 @@
 
 use crate::id::{ClusterId, Epoch, NodeId, Timestamp};
 
-use super::directory::{Directory, Member, Renounced};
+use super::directory::{Directory, FoundingSet, Member, Renounced};
 
 /// A name and where it was said to be reached: hearsay, good for asking only.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -118,7 +118,16 @@ pub enum Event {
     Confirmed {
         cluster: ClusterId,
     },
+    /// What the operator's identity file says now.
+    Told {
+        founding: FoundingSet,
+        recorded: Option<ClusterId>,
+    },
     AddressLearned {
+        address: String,
+    },
+    /// Of a node that may help; forgotten when it does not answer.
+    AddressHeard {
         address: String,
     },
     /// Nodes of this cluster that do not answer and are not Left; replaces the last list.

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use super::directory::{Directory, FoundingSet, Joined, Member, Renounced};
 use super::message::{Formed, PeerState};
 use super::mutant::Mutant;
-use crate::id::Epoch;
+use crate::id::{ClusterId, Epoch};
 
 /// The latest counted answer of one name, and where it came from.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -34,6 +34,10 @@ pub(super) struct Scene<'a> {
     pub listened: bool,
     /// The operator has recorded the cluster id, or nobody asks for that.
     pub confirmed: bool,
+    /// Nobody has said yet who founds.
+    pub waits: bool,
+    /// The only cluster this node may be in, where the operator has recorded one.
+    pub recorded: Option<ClusterId>,
     /// A member of another formed cluster addressed this node.
     pub foreign: bool,
     pub mutant: Option<Mutant>,
@@ -60,7 +64,7 @@ pub(super) enum Step {
 impl Scene<'_> {
     pub fn next(&self) -> Option<Step> {
         let Some(joined) = &self.directory.joined else {
-            return self.found().or_else(|| self.join());
+            return if self.waits { None } else { self.found().or_else(|| self.join()) };
         };
         if self.formed >= Formed::InLog {
             return (!self.directory.formed).then_some(Step::Record);
@@ -72,7 +76,11 @@ impl Scene<'_> {
     }
 
     /// All of the founding set answered, all are empty, and this node is the oldest [S4, S7].
+    /// An empty directory beside a recorded cluster has lost its own, or comes late.
     fn found(&self) -> Option<Step> {
+        if self.recorded.is_some() {
+            return None;
+        }
         let others = self.all_others()?;
         let willing = others.iter().all(|seen| {
             let state = &seen.state;
@@ -100,7 +108,8 @@ impl Scene<'_> {
             let theirs = seen.state.joined.as_ref();
             theirs.is_none_or(|theirs| theirs.cluster == joined.cluster)
         });
-        (founded_it && none_elsewhere && !self.is_dead(joined.founder.nonce)).then(|| {
+        let wanted = founded_it && self.may_be_in(joined.cluster);
+        (wanted && none_elsewhere && !self.is_dead(joined.founder.nonce)).then(|| {
             Step::Join(Joined {
                 cluster: joined.cluster,
                 founder: joined.founder.clone(),
@@ -111,8 +120,10 @@ impl Scene<'_> {
     }
 
     fn join_formed(&self) -> Option<Step> {
-        let formed = |seen: &&Seen| seen.state.formed == Formed::Committed;
-        let joined = self.view.values().find(formed)?.state.joined.as_ref()?;
+        let formed = self.view.values().filter(|seen| seen.state.formed == Formed::Committed);
+        let joined = formed
+            .filter_map(|seen| seen.state.joined.as_ref())
+            .find(|joined| self.may_be_in(joined.cluster))?;
         Some(Step::Join(Joined {
             cluster: joined.cluster,
             founder: joined.founder.clone(),
@@ -172,7 +183,7 @@ impl Scene<'_> {
         let ready = self.enough(present, joined.on.len())
             && self.enough(self.voters.len(), self.set?.voter_target())
             && self.strangers_vote(joined).is_none();
-        (ready && self.confirmed).then(|| Step::Form {
+        (ready && self.confirmed && self.may_be_in(joined.cluster)).then(|| Step::Form {
             pause: self.directory.ever_left || self.view.values().any(|seen| seen.state.ever_left),
             highest_epoch: self
                 .view
@@ -218,6 +229,10 @@ impl Scene<'_> {
             (state.boot_ms, state.member.name.as_str(), state.member.nonce)
         });
         others.chain([own]).min().map(|(_, name, _)| name)
+    }
+
+    fn may_be_in(&self, cluster: ClusterId) -> bool {
+        self.recorded.is_none_or(|recorded| recorded == cluster)
     }
 
     /// Not of the founding set: may only join what is formed.

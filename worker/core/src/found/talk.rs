@@ -229,16 +229,28 @@ impl Found {
             self.hearsay(peer, now);
         }
         let name = state.member.name.clone();
-        let asked_for = self.set.as_ref().is_none_or(|set| set.contains(&name));
+        let of_set = self.set.as_ref().is_none_or(|set| set.contains(&name));
+        let asked_for = of_set || self.is_in_recorded(&state);
         if asked_for && name != self.config.name {
             let address = from.to_owned();
             self.view.insert(name, Seen { state, address });
         }
     }
 
+    /// A member of the one cluster that this empty directory may join.
+    fn is_in_recorded(&self, state: &PeerState) -> bool {
+        let theirs = state.joined.as_ref().map(|joined| joined.cluster);
+        self.directory.joined.is_none()
+            && state.formed == Formed::Committed
+            && theirs.is_some()
+            && theirs == self.config.recorded
+    }
+
     /// A member of another formed cluster addressed this node by its name.
     fn foreign(&mut self, cluster: ClusterId, address: String) -> Option<Action> {
-        if self.directory.cluster() == Some(cluster) {
+        // With a record an empty directory founds nothing, and so forgets nothing that way.
+        let empty = self.directory.joined.is_none();
+        if self.directory.cluster() == Some(cluster) || (empty && self.config.recorded.is_some()) {
             return None;
         }
         let alone = match &self.directory.joined {

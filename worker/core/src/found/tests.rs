@@ -354,12 +354,145 @@ fn s7_a_confirmed_id_that_nobody_holds_forms_nothing() {
     (0..3).for_each(|i| sim.start(i));
     sim.pass(5_000);
     let cluster = *sim.founded.first().unwrap();
-    assert_eq!(sim.waiting(0), format!("waiting for the operator to confirm cluster {cluster}"));
+    let waits = format!("waiting for the operator to confirm the founding of cluster {cluster}");
+    assert_eq!(sim.waiting(0), waits);
     sim.event(0, Event::Confirmed { cluster: ClusterId(7) });
     sim.pass(5_000);
     assert!(sim.formed.is_empty());
     sim.event(0, Event::Confirmed { cluster });
     assert!(sim.run(5_000, |sim| sim.formed_by(3)));
+}
+
+/// Faults without measure under an operator that records one cluster id; what becomes of it.
+fn operated(seed: u64) -> Sim {
+    let mut sim = Sim::of(3, seed, None);
+    sim.nodes.iter_mut().for_each(|node| node.confirm = true);
+    sim.weather = STORM;
+    for _ in 0..10 + sim.random.below(40) {
+        let span = 1 + sim.random.below(2_000);
+        sim.pass(span);
+        let i = sim.random.below(sim.nodes.len() as u64) as usize;
+        match sim.random.below(12) {
+            0..4 => sim.start(i),
+            4 => sim.crash(i),
+            5 if sim.nodes.len() < 6 && !sim.is_zombie(i) && sim.directory(i).is_some() => {
+                let new = sim.replace(i);
+                sim.start(new);
+            }
+            6 => sim.lose_disk(i),
+            7 | 8 => sim.operate(),
+            9 => (0..sim.nodes.len()).for_each(|i| sim.read_record(i)),
+            10 => sim.isolate(i),
+            _ => sim.cut.clear(),
+        }
+    }
+    sim
+}
+
+#[test]
+fn a_recorded_cluster_is_the_only_one_that_forms_whatever_disks_are_lost() {
+    let (mut formed, mut lost, mut founded_again) = (0, 0, 0);
+    for seed in 0..SEEDS {
+        let mut sim = operated(seed);
+        sim.end_zombies();
+        sim.weather = CALM;
+        sim.cut.clear();
+        for _ in 0..20 {
+            (0..sim.nodes.len()).for_each(|i| {
+                sim.start(i);
+                sim.read_record(i);
+            });
+            sim.operate();
+            sim.pass(1_000);
+        }
+        assert_eq!(sim.violation, None, "seed {seed}\n{}", sim.trace.join("\n"));
+        assert!(sim.formed.iter().all(|cluster| Some(*cluster) == sim.recorded), "seed {seed}");
+        formed += sim.formed.len();
+        lost += usize::from(sim.formed.is_empty());
+        founded_again += usize::from(sim.founded.len() > 1);
+    }
+    assert!(formed > 20 && lost > 20 && founded_again > 20, "{formed} {lost} {founded_again}");
+}
+
+#[test]
+fn three_form_under_an_operator_that_records_at_once() {
+    for seed in 0..SEEDS {
+        let mut sim = Sim::of(3, seed, None);
+        sim.nodes.iter_mut().for_each(|node| node.confirm = true);
+        (0..3).for_each(|i| sim.start(i));
+        let formed = (0..40).any(|_| {
+            sim.operate();
+            (0..3).for_each(|i| sim.read_record(i));
+            sim.run(500, |sim| sim.formed_by(3))
+        });
+        assert!(formed && sim.founded.len() == 1, "{:?}", sim.trace);
+    }
+}
+
+#[test]
+fn a_lone_founder_that_lost_its_disk_joins_the_recorded_cluster_at_whoever_is_in_it() {
+    let mut sim = Sim::of(1, 1, None);
+    sim.start(0);
+    assert!(sim.run(20_000, |sim| sim.formed_by(1)));
+    let joiner = sim.add("n1".to_owned(), Plan::Found(set(1)));
+    sim.start(joiner);
+    assert!(sim.run(5_000, |sim| sim.formed_in(1).is_some()));
+    sim.recorded = sim.formed_in(0);
+    sim.nodes[0].confirm = true;
+    let known = sim.replace(0);
+    let silent = Peer { name: name(0), address: sim::address(known) };
+    sim.event(joiner, Event::Silent { nodes: vec![silent] });
+    sim.start(known);
+    let joined = |sim: &Sim| sim.directory(known).and_then(Directory::cluster);
+    assert!(sim.run(5_000, |sim| joined(sim) == sim.recorded), "{}", sim.waiting(known));
+    assert!(sim.nodes[known].exits.is_empty(), "greeted as the node it is to be");
+    assert_eq!(sim.founded.len(), 1);
+}
+
+#[test]
+fn an_empty_directory_refuses_every_cluster_but_the_recorded_one() {
+    let mut sim = Sim::of(3, 1, None);
+    (0..3).for_each(|i| sim.start(i));
+    assert!(sim.run(5_000, |sim| sim.formed_by(3)));
+    let theirs = sim.formed_in(0).unwrap();
+    sim.recorded = Some(ClusterId(7));
+    sim.lose_disk(2);
+    sim.nodes[2].confirm = true;
+    sim.start(2);
+    sim.pass(5_000);
+    assert_eq!(sim.directory(2).unwrap().joined, None);
+    for words in [
+        &format!("cluster {}, which the operator has recorded", ClusterId(7)),
+        &format!("is in cluster {theirs}"),
+    ] {
+        assert!(sim.waiting(2).contains(words), "{}", sim.waiting(2));
+    }
+    // Nor does a directory of that cluster run under the record of another.
+    sim.nodes[1].confirm = true;
+    sim.crash(1);
+    sim.start(1);
+    sim.pass(5_000);
+    assert!(
+        sim.waiting(1).starts_with(&format!("this data directory belongs to cluster {theirs}"))
+    );
+    sim.recorded = Some(theirs);
+    sim.read_record(1);
+    sim.read_record(2);
+    assert!(sim.run(5_000, |sim| sim.formed_by(3)));
+}
+
+#[test]
+fn a_node_founds_nothing_before_it_is_told_who_founds() {
+    let mut sim = Sim::of(3, 1, None);
+    (0..3).for_each(|i| sim.nodes[i].plan = Plan::Wait);
+    (0..3).for_each(|i| sim.start(i));
+    sim.pass(5_000);
+    assert!(sim.founded.is_empty());
+    assert_eq!(sim.waiting(0), "waiting for the operator to name the founding nodes");
+    for i in 0..3 {
+        sim.event(i, Event::Told { founding: set(3), recorded: None });
+    }
+    assert!(sim.run(5_000, |sim| sim.formed_by(3)), "{:?}", sim.trace);
 }
 
 #[test]

@@ -1,11 +1,19 @@
 //! The line that tells a person what founding waits for.
 
-use super::{Formed, Found, FoundingSet, Plan, rules::Scene};
-use crate::id::Timestamp;
+use super::{Formed, Found, FoundingSet, Joined, Plan, rules::Scene};
+use crate::id::{ClusterId, Timestamp};
 
 impl Found {
     /// None once the cluster is formed.
     pub(super) fn waiting_for(&self, now: Timestamp) -> Option<String> {
+        if let (true, Some(own), Some(recorded)) =
+            (self.strays(), self.directory.cluster(), self.config.recorded)
+        {
+            return Some(format!(
+                "this data directory belongs to cluster {own}, but the operator has recorded \
+                 {recorded}: give the node an empty directory, or restore the record"
+            ));
+        }
         if self.formed() == Formed::Committed {
             return None;
         }
@@ -16,21 +24,46 @@ impl Found {
             ));
         }
         let scene = self.scene(now);
-        Some(match &self.directory.joined {
-            None => self.to_found_or_join(&scene),
-            Some(joined) if joined.node.is_none() => {
-                format!("waiting for cluster {} to admit this node", joined.cluster)
-            }
-            Some(_) if self.directory.founded().is_some() => self.to_form(&scene),
-            Some(joined) => {
-                format!("waiting for {} to form cluster {}", joined.founder.name, joined.cluster)
-            }
+        Some(match (&self.directory.joined, self.config.recorded) {
+            (None, Some(recorded)) => self.to_join_recorded(recorded),
+            (None, None) => self.to_found_or_join(&scene),
+            (Some(joined), _) => self.to_be_formed(joined, &scene),
         })
+    }
+
+    fn to_be_formed(&self, joined: &Joined, scene: &Scene<'_>) -> String {
+        let cluster = joined.cluster;
+        if joined.node.is_none() {
+            format!("waiting for cluster {cluster} to admit this node")
+        } else if self.directory.founded().is_some() {
+            self.to_form(scene)
+        } else {
+            format!("waiting for {} to form cluster {cluster}", joined.founder.name)
+        }
+    }
+
+    fn to_join_recorded(&self, recorded: ClusterId) -> String {
+        let elsewhere = self.view.iter().find_map(|(name, seen)| {
+            let theirs = seen.state.joined.as_ref()?.cluster;
+            (theirs != recorded).then_some((name, &seen.address, theirs))
+        });
+        match elsewhere {
+            Some((name, address, theirs)) => format!(
+                "waiting for a member of cluster {recorded}, which the operator has recorded: \
+                 {name} at {address} is in cluster {theirs}, and this node will not join that"
+            ),
+            None => format!(
+                "waiting for a member of cluster {recorded}, which the operator has recorded"
+            ),
+        }
     }
 
     fn to_found_or_join(&self, scene: &Scene<'_>) -> String {
         let Some(set) = &self.set else {
-            return self.to_join();
+            return match self.config.plan {
+                Plan::Wait => "waiting for the operator to name the founding nodes".to_owned(),
+                Plan::Found(_) | Plan::Join => self.to_join(),
+            };
         };
         let missing = scene.missing();
         if scene.outside() {
@@ -100,7 +133,7 @@ impl Found {
         } else if votes.0 < votes.1 {
             format!("waiting for voters: {} of {}", votes.0, votes.1)
         } else if !scene.confirmed {
-            format!("waiting for the operator to confirm cluster {cluster}")
+            format!("waiting for the operator to confirm the founding of cluster {cluster}")
         } else {
             format!("waiting for cluster {cluster} to form")
         }

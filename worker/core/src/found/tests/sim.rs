@@ -115,6 +115,8 @@ pub struct Sim {
     sequence: u64,
     pub formed: BTreeSet<ClusterId>,
     pub founded: BTreeSet<ClusterId>,
+    /// What the operator's identity file holds, for nodes whose founding it confirms.
+    pub recorded: Option<ClusterId>,
     /// What the last proposal of Formed was to start above.
     pub proposed_above: Epoch,
     /// What went wrong, if anything did.
@@ -150,6 +152,7 @@ impl Sim {
             sequence: 0,
             formed: BTreeSet::new(),
             founded: BTreeSet::new(),
+            recorded: None,
             proposed_above: Epoch::default(),
             violation: None,
             mutant,
@@ -222,6 +225,7 @@ impl Sim {
             node_name: node.name.clone(),
             address: address(i),
             plan: node.plan.clone(),
+            recorded: self.recorded.filter(|_| node.confirm),
             lease: LEASE,
             confirm_required: node.confirm,
         };
@@ -282,10 +286,12 @@ impl Sim {
     /// Only a running process can survive its directory: the
     /// name gets a new, empty one elsewhere while the old process runs on.
     pub fn replace(&mut self, i: usize) -> usize {
-        let (name, plan) = (self.nodes[i].name.clone(), self.nodes[i].plan.clone());
-        self.nodes[i].zombie = true;
+        let node = &mut self.nodes[i];
+        let (name, plan, confirm) = (node.name.clone(), node.plan.clone(), node.confirm);
+        node.zombie = true;
         self.trace(format!("{name} is replaced"));
         let new = self.add(name, plan);
+        self.nodes[new].confirm = confirm;
         for other in 0..new {
             self.event(other, Event::AddressLearned { address: address(new) });
         }
@@ -306,6 +312,30 @@ impl Sim {
 
     pub fn is_zombie(&self, i: usize) -> bool {
         self.nodes[i].zombie
+    }
+
+    /// The operator records the cluster of the first node that has one, once, and confirms the
+    /// recorded one to all.
+    pub fn operate(&mut self) {
+        let joined = (0..self.nodes.len())
+            .filter(|i| self.nodes[*i].machine.is_some() && !self.nodes[*i].zombie)
+            .find_map(|i| self.directory(i)?.cluster());
+        self.recorded = self.recorded.or(joined);
+        if let Some(cluster) = self.recorded {
+            let here =
+                |sim: &Self, i| sim.directory(i).and_then(Directory::cluster) == Some(cluster);
+            for i in (0..self.nodes.len()).filter(|i| here(self, *i)).collect::<Vec<_>>() {
+                self.event(i, Event::Confirmed { cluster });
+            }
+        }
+    }
+
+    /// The node reads the identity file anew.
+    pub fn read_record(&mut self, i: usize) {
+        if let Plan::Found(founding) = self.nodes[i].plan.clone() {
+            let recorded = self.recorded;
+            self.event(i, Event::Told { founding, recorded });
+        }
     }
 
     pub fn formed_in(&self, i: usize) -> Option<ClusterId> {
@@ -437,6 +467,11 @@ impl Sim {
         let intends = next.formed && !disk.directory.formed && next.founded().is_some();
         let founds = next.founded().is_some() && disk.directory.joined.is_none();
         disk.directory = next;
+        let machine = self.nodes[i].machine.as_ref();
+        if founds && machine.is_some_and(|machine| machine.config.recorded.is_some()) {
+            let text = format!("{} founds beside the recorded cluster", name(i));
+            self.violation.get_or_insert(text);
+        }
         if founds {
             self.check_none_formed(i);
         }
