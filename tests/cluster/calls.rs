@@ -100,7 +100,11 @@ fn a_node_of_no_formed_cluster_refuses_and_serves_once_it_is_formed() {
     cluster.nodes[0].waits("waiting for 2 of 3 founding peers");
     let mut client = cluster.client(0);
     unavailable(client.increment("counter"), &["formed"]);
-    let line = cluster.ask(0, &["status"]).failed(1);
+    let status = cluster.ask(0, &["status"]).succeeded();
+    for words in ["none, not formed yet", "waiting for 2 of 3 founding peers"] {
+        assert!(status.contains(words), "{status:?} lacks {words:?}");
+    }
+    let line = cluster.ask(0, &["nodes"]).failed(1);
     assert!(line.contains("not a member of a cluster yet"), "{line}");
     let line = cluster.ask(0, &["call", "incr", "counter"]).failed(1);
     assert!(line.contains("formed"), "{line}");

@@ -9,6 +9,7 @@ mod garbage;
 mod identity;
 mod joining;
 mod leaves;
+mod pods;
 mod probes;
 mod recipes;
 mod restarts;

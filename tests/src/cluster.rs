@@ -122,6 +122,11 @@ impl Cluster {
         self.add(self.nodes.len()).set("JOIN_ADDRESS", &address)
     }
 
+    /// The first of its ports.
+    pub fn port(&self) -> u16 {
+        self.ports.get(0)
+    }
+
     pub fn addresses(&self) -> Vec<String> {
         self.nodes.iter().map(Node::address).collect()
     }
@@ -152,14 +157,14 @@ impl Cluster {
         serde_json::from_str(&ended.stdout).map_err(|error| format!("{error}: {}", ended.stdout))
     }
 
-    /// The cluster as the first running node tells it.
+    /// The cluster as the first running node tells it that is in it.
     pub fn status(&mut self) -> Result<Status, String> {
         let running: Vec<_> = (0..self.nodes.len()).filter(|at| self.nodes[*at].runs()).collect();
         let mut last = Err("no node runs".to_owned());
         for at in running {
             self.nodes[at].assert_runs();
             last = self.status_of(at);
-            if last.is_ok() {
+            if last.as_ref().is_ok_and(|status| status.formed) {
                 break;
             }
         }

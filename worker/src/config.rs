@@ -11,8 +11,12 @@ use shoal_core::registry::{LEASES_MS, SHARD_COUNTS, WEIGHTS};
 use crate::tls;
 
 mod address;
+mod pod;
+mod start;
 
 pub use address::HostPort;
+pub use pod::Pod;
+pub use start::{Discovery, Start};
 
 /// Distance of the default ports from the one of NODE_ADDRESS.
 const RAFT_PORT_OFFSET: u16 = 1_000;
@@ -44,7 +48,7 @@ pub(crate) fn invalid(
 /// The settings of `shoal run` as they were given.
 #[derive(Args, Debug, Clone, Default)]
 pub struct RunArgs {
-    /// Data port, clients and pipes; advertised `host:port`
+    /// Data port, clients and pipes; advertised `host:port` [default in a pod: POD_IP:11000]
     #[arg(long, env = "NODE_ADDRESS", value_name = "HOST:PORT")]
     pub node_address: Option<String>,
     /// Raft, sessions, hand-over [default: NODE_ADDRESS port + 1000]
@@ -56,10 +60,11 @@ pub struct RunArgs {
     /// livez, readyz, drained, metrics [default: NODE_ADDRESS port + 3000]
     #[arg(long, env = "HTTP_ADDRESS", value_name = "HOST:PORT")]
     pub http_address: Option<String>,
-    /// Host or IP to listen on [default: NODE_ADDRESS host if an IP or localhost, else [::]]
+    /// Host or IP to listen on [default: NODE_ADDRESS host if an IP or localhost, else [::]; in a
+    /// pod [::]]
     #[arg(long, env = "BIND_ADDRESS", value_name = "HOST")]
     pub bind_address: Option<String>,
-    /// Name of this node [default: the host name]
+    /// Name of this node [default: POD_NAME, else the host name]
     #[arg(long, env = "RAFT_ID", value_name = "NAME")]
     pub raft_id: Option<String>,
     /// Data directory [default: ./data/<RAFT_ID>]
@@ -71,9 +76,19 @@ pub struct RunArgs {
     /// NODE_ADDRESSes of all founding nodes, comma-separated, equal on all of them
     #[arg(long, env = "PEER_ADDRESSES", value_name = "LIST")]
     pub peer_addresses: Option<String>,
-    /// static
+    /// static, dns:<name>[:port], or kubernetes:<label selector> [default: static]
     #[arg(long, env = "DISCOVERY", value_name = "KIND")]
     pub discovery: Option<String>,
+    /// Size of the founding set with kubernetes discovery: 1, 2, 3 or 5; its names are the
+    /// ordinals below it of this pod's StatefulSet
+    #[arg(long, env = "BOOTSTRAP_EXPECT", value_name = "COUNT")]
+    pub bootstrap_expect: Option<String>,
+    /// File in which an operator names the founding nodes and records the cluster
+    #[arg(long, env = "IDENTITY_FILE", value_name = "PATH")]
+    pub identity_file: Option<PathBuf>,
+    /// How to reach the API server, as a kubeconfig [default: the pod's service account]
+    #[arg(long, env = "KUBE_CONFIG", value_name = "PATH")]
+    pub kube_config: Option<PathBuf>,
     /// Shards of a cluster founded now: a power of two, 16…65536 [default: 1024]
     #[arg(long, env = "SHARDS", value_name = "COUNT")]
     pub shards: Option<String>,
@@ -92,9 +107,8 @@ pub struct RunArgs {
     /// Time from SIGTERM to exit, seconds [default: 20]
     #[arg(long, env = "SHUTDOWN_BUDGET", value_name = "SECONDS")]
     pub shutdown_budget: Option<String>,
-    /// Tells one pod of a name from the next; set by Kubernetes
-    #[arg(long, env = "POD_UID", value_name = "UID", hide = true)]
-    pub pod_uid: Option<String>,
+    #[command(flatten)]
+    pub pod: pod::PodArgs,
     /// json or text [default: text on a terminal, else json in a pod]
     #[arg(long, env = "LOG_FORMAT", value_name = "FORMAT")]
     pub log_format: Option<String>,
@@ -103,17 +117,6 @@ pub struct RunArgs {
     pub log_level: Option<String>,
     #[command(flatten)]
     pub tls: tls::Args,
-}
-
-/// How a node with an empty directory gets into a cluster.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Start {
-    /// JOIN_ADDRESS="": found a cluster of one.
-    FoundAlone,
-    /// JOIN_ADDRESS: the NODE_ADDRESS of any member.
-    Join(HostPort),
-    /// PEER_ADDRESSES: static discovery and the founding set.
-    Peers(Vec<HostPort>),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -133,6 +136,14 @@ pub struct Config {
     pub raft_id: String,
     pub raft_dir: PathBuf,
     pub start: Start,
+    pub discovery: Discovery,
+    /// `None` outside of a pod.
+    pub pod: Option<Pod>,
+    pub kube_config: Option<PathBuf>,
+    /// Where the incarnation is written for whoever reads it once this process has ended.
+    pub termination_log: Option<PathBuf>,
+    /// Tells the versions of one cluster's nodes apart.
+    pub revision: String,
     /// Only as given: counts at founding, later a different value is refused.
     pub shards: Option<u32>,
     pub lease: Option<Duration>,
@@ -154,7 +165,8 @@ impl Config {
 
     /// Judges all settings together. Reads nothing but `args` and `host_name`.
     pub fn resolve(args: &RunArgs, host_name: &str) -> Result<Self, Error> {
-        let node_address = required_address("NODE_ADDRESS", args.node_address.as_deref())?;
+        let pod = args.pod.pod();
+        let node_address = node_address(args)?;
         let near = |setting, given: &Option<String>, offset| match given {
             Some(text) => address(setting, text),
             None => node_address.with_port_offset(offset).ok_or_else(|| {
@@ -175,15 +187,21 @@ impl Config {
             ("ADMIN_ADDRESS", &admin_address),
             ("HTTP_ADDRESS", &http_address),
         ])?;
-        let raft_id = node_name(args.raft_id.as_deref(), host_name)?;
+        let name = pod.as_ref().map_or(host_name, |pod| &pod.name);
+        let raft_id = node_name(args.raft_id.as_deref(), name)?;
+        let (start, discovery) = start::resolve(args, &node_address, &raft_id)?;
         let loopback = [&node_address, &raft_address, &admin_address, &http_address]
             .iter()
             .all(|address| address.is_loopback());
         Ok(Self {
             tls: tls::settings(&args.tls, loopback)?,
-            bind_host: bind_host(args.bind_address.as_deref(), &node_address)?,
+            bind_host: bind_host(args.bind_address.as_deref(), &node_address, pod.is_some())?,
             raft_dir: args.raft_dir.clone().unwrap_or_else(|| PathBuf::from("data").join(&raft_id)),
-            start: start(args, &node_address)?,
+            start,
+            discovery,
+            kube_config: args.kube_config.clone(),
+            termination_log: args.pod.termination_log(),
+            revision: args.pod.revision(),
             shards: args.shards.as_deref().map(shards).transpose()?,
             lease: args.lease.as_deref().map(lease).transpose()?,
             weight: args.weight.as_deref().map_or(Ok(100), |text| {
@@ -196,7 +214,7 @@ impl Config {
                 .map(|weight| weight as u32)
             })?,
             zone: args.zone.clone().unwrap_or_default(),
-            pod_uid: args.pod_uid.clone().filter(|uid| !uid.is_empty()),
+            pod_uid: args.pod.uid(),
             max_payload: args.max_payload.as_deref().map_or(Ok(4 << 20), size)?,
             shutdown_budget: args
                 .shutdown_budget
@@ -210,8 +228,9 @@ impl Config {
                     )
                 })
                 .map(Duration::from_secs)?,
-            log_format: log_format(args.log_format.as_deref())?,
+            log_format: log_format(args.log_format.as_deref(), pod.is_some())?,
             log_level: log_level(args.log_level.as_deref())?,
+            pod,
             node_address,
             raft_address,
             admin_address,
@@ -242,12 +261,17 @@ impl Config {
     }
 }
 
-fn required_address(setting: &'static str, given: Option<&str>) -> Result<HostPort, Error> {
-    let text = given.filter(|text| !text.is_empty()).ok_or(Error::Missing {
-        setting,
-        remedy: "set it to the host:port that clients and peers reach this node at",
-    })?;
-    address(setting, text)
+fn node_address(args: &RunArgs) -> Result<HostPort, Error> {
+    let given = args.node_address.as_deref().filter(|text| !text.is_empty());
+    match (given, args.pod.address()?) {
+        (Some(text), _) => address("NODE_ADDRESS", text),
+        (None, Some(in_pod)) => Ok(in_pod),
+        (None, None) => Err(Error::Missing {
+            setting: "NODE_ADDRESS",
+            remedy: "set it to the host:port that clients and peers reach this node at; in a pod \
+                     set POD_IP from status.podIP",
+        }),
+    }
 }
 
 fn address(setting: &'static str, text: &str) -> Result<HostPort, Error> {
@@ -287,9 +311,11 @@ fn node_name(given: Option<&str>, host_name: &str) -> Result<String, Error> {
     Ok(name.to_owned())
 }
 
-fn bind_host(given: Option<&str>, node: &HostPort) -> Result<String, Error> {
+/// Probes and `kubectl exec` come to other addresses of a pod than its own.
+fn bind_host(given: Option<&str>, node: &HostPort, in_pod: bool) -> Result<String, Error> {
     let Some(text) = given else {
         return Ok(match node.host.parse::<IpAddr>() {
+            _ if in_pod => "::".to_owned(),
             Ok(_) => node.host.clone(),
             Err(_) if node.host == "localhost" => node.host.clone(),
             Err(_) => "::".to_owned(),
@@ -305,59 +331,6 @@ fn bind_host(given: Option<&str>, node: &HostPort) -> Result<String, Error> {
         "it is no IP address",
         "give an IP address or localhost, without a port",
     ))
-}
-
-fn start(args: &RunArgs, own: &HostPort) -> Result<Start, Error> {
-    const ONE_WAY: &str = "set JOIN_ADDRESS to join (empty: found alone) or PEER_ADDRESSES to found together, not both";
-    match args.discovery.as_deref() {
-        None | Some("static") => {}
-        Some(other) => {
-            return Err(invalid(
-                "DISCOVERY",
-                other,
-                "this build knows only static discovery",
-                "set DISCOVERY=static with PEER_ADDRESSES, or JOIN_ADDRESS",
-            ));
-        }
-    }
-    match (args.join_address.as_deref(), args.peer_addresses.as_deref()) {
-        (Some(_), Some(_)) => Err(Error::Conflict {
-            first: "JOIN_ADDRESS",
-            second: "PEER_ADDRESSES",
-            remedy: ONE_WAY,
-        }),
-        (None, None) => {
-            Err(Error::Missing { setting: "JOIN_ADDRESS or PEER_ADDRESSES", remedy: ONE_WAY })
-        }
-        (Some(""), None) => Ok(Start::FoundAlone),
-        (Some(text), None) => match address("JOIN_ADDRESS", text)? {
-            join if join == *own => Err(invalid(
-                "JOIN_ADDRESS",
-                text,
-                "it is this node itself",
-                "name another member, or leave it empty to found a cluster of one",
-            )),
-            join => Ok(Start::Join(join)),
-        },
-        (None, Some(list)) => peers(list).map(Start::Peers),
-    }
-}
-
-fn peers(list: &str) -> Result<Vec<HostPort>, Error> {
-    let mut peers = Vec::new();
-    for text in list.split(',').map(str::trim) {
-        let peer = address("PEER_ADDRESSES", text)?;
-        if peers.contains(&peer) {
-            return Err(invalid(
-                "PEER_ADDRESSES",
-                list,
-                format!("{peer} stands in it twice"),
-                "name each founding node once",
-            ));
-        }
-        peers.push(peer);
-    }
-    Ok(peers)
 }
 
 fn number(
@@ -416,7 +389,7 @@ fn size(text: &str) -> Result<usize, Error> {
     }
 }
 
-fn log_format(given: Option<&str>) -> Result<LogFormat, Error> {
+fn log_format(given: Option<&str>, in_pod: bool) -> Result<LogFormat, Error> {
     use std::io::IsTerminal as _;
     match given {
         Some("json") => Ok(LogFormat::Json),
@@ -425,7 +398,9 @@ fn log_format(given: Option<&str>) -> Result<LogFormat, Error> {
             Err(invalid("LOG_FORMAT", other, "it is not a log format", "set json or text"))
         }
         None if std::io::stderr().is_terminal() => Ok(LogFormat::Text),
-        None if std::env::var_os("KUBERNETES_SERVICE_HOST").is_some() => Ok(LogFormat::Json),
+        None if in_pod || std::env::var_os("KUBERNETES_SERVICE_HOST").is_some() => {
+            Ok(LogFormat::Json)
+        }
         None => Ok(LogFormat::Text),
     }
 }

@@ -46,7 +46,8 @@ const INBOX: usize = 4_096;
 
 pub struct Config {
     pub node: NodeId,
-    /// NODE_ADDRESSes that may join before the cluster is formed.
+    /// Who may join before the cluster is formed, by NODE_ADDRESS or by name, as founding sets
+    /// spell it.
     pub founding: Vec<String>,
     /// Size of the founding set.
     pub founding_size: usize,

@@ -4,6 +4,7 @@
 //! It decides nothing: the machine in `shoal_core::found` does. It does not know Raft:
 //! what must happen there goes through [`Effects`].
 
+mod addresses;
 mod hands;
 mod service;
 #[cfg(test)]
@@ -136,10 +137,13 @@ pub struct State {
     pub formed: Formed,
     /// For readiness: what is missing; none once the cluster is formed.
     pub waiting: Option<String>,
+    /// Nothing runs here: the directory belongs to another cluster than the recorded one.
+    pub strays: bool,
 }
 
 enum Input {
     Event(Event),
+    Untold(String),
     Question(Question, oneshot::Sender<Answer>),
 }
 
@@ -179,6 +183,17 @@ impl Handle {
         self.tell(Event::Confirmed { cluster }).await;
     }
 
+    /// What the operator's identity file says; told before, only what changed matters.
+    pub async fn told(&self, founding: FoundingSet, recorded: Option<ClusterId>) {
+        self.tell(Event::Told { founding, recorded }).await;
+    }
+
+    /// Why the identity file says nothing.
+    pub async fn untold(&self, why: String) {
+        // A closed inbox: the process is about to end.
+        let _ = self.inbox.send(Input::Untold(why)).await;
+    }
+
     /// Nodes of this cluster that do not answer and are not Left, by their name in the
     /// founding set (with PEER_ADDRESSES the NODE_ADDRESS) and RAFT_ADDRESS.
     pub async fn silent(&self, nodes: Vec<Peer>) {
@@ -195,7 +210,10 @@ impl Handle {
 pub fn plan(start: &Start, name: &str) -> Result<Plan, shoal_core::found::Error> {
     match start {
         Start::FoundAlone => FoundingSet::new([name.to_owned()]).map(Plan::Found),
-        Start::Join(_) => Ok(Plan::Join),
+        Start::Join(_) | Start::Found => Ok(Plan::Join),
+        Start::Pods(names) => FoundingSet::new(names.iter().cloned()).map(Plan::Found),
+        // Until the file is read.
+        Start::Identity(_) => Ok(Plan::Wait),
         Start::Peers(peers) => {
             let names: Vec<String> = peers.iter().map(ToString::to_string).collect();
             FoundingSet::of_addresses(&names).map(Plan::Found)
@@ -210,6 +228,10 @@ pub struct Found<E> {
     hands: Hands<E>,
     inbox: mpsc::Receiver<Input>,
     peers: watch::Receiver<PeerSet>,
+    /// Where the machine was told that the founding nodes are.
+    told: BTreeMap<String, String>,
+    /// Why the operator's file says nothing.
+    untold: Option<String>,
     channels: Channels,
     open: BTreeMap<String, Channel>,
     /// Questions under way.
@@ -243,6 +265,8 @@ impl<E: Effects> Found<E> {
             effects,
             inbox,
             peers,
+            told: BTreeMap::new(),
+            untold: None,
             channels,
             open: BTreeMap::new(),
             questions: JoinSet::new(),
@@ -267,11 +291,17 @@ impl<E: Effects> Found<E> {
         self.learn_addresses()?;
         let mut remind = tokio::time::interval(REMIND_EVERY);
         remind.reset();
+        let mut others = tokio::time::interval(addresses::OTHERS_EVERY);
         loop {
             let event = tokio::select! {
                 () = shutdown.cancelled() => return Ok(Ended::Told),
                 Some(input) = self.inbox.recv() => match input {
                     Input::Event(event) => Some(event),
+                    Input::Untold(why) => {
+                        self.untold = Some(why);
+                        self.show();
+                        None
+                    }
                     Input::Question(question, asker) => Some(self.question(question, asker)),
                 },
                 done = self.hands.done() => match done? {
@@ -285,13 +315,21 @@ impl<E: Effects> Found<E> {
                     None
                 }
                 () = until(self.wake_at) => Some(Event::Tick { random: random::u128() }),
+                _ = others.tick() => {
+                    self.learn_others()?;
+                    None
+                }
                 _ = remind.tick() => {
                     self.remind();
                     None
                 }
             };
             if let Some(event) = event {
+                let told = matches!(event, Event::Told { .. });
                 self.apply(event)?;
+                if told {
+                    self.learn_addresses()?;
+                }
             }
         }
     }
@@ -302,15 +340,6 @@ impl<E: Effects> Found<E> {
         let token = Token(self.last_token);
         self.tokens.insert(token, asker);
         Event::Question { token, question }
-    }
-
-    fn learn_addresses(&mut self) -> Result<(), Error> {
-        let addresses = self.peers.borrow_and_update().raft_addresses.clone();
-        addresses
-            .into_iter()
-            .try_for_each(|address| self.apply(Event::AddressLearned { address }))?;
-        self.show();
-        Ok(())
     }
 
     fn apply(&mut self, event: Event) -> Result<(), Error> {
@@ -335,20 +364,6 @@ impl<E: Effects> Found<E> {
             now if now == waited => {}
             Some(_) => self.remind(),
             None => tracing::info!("the cluster is formed"),
-        }
-    }
-
-    /// What the machine waits for; of a node that joins, why there is nobody to ask.
-    fn missing(&self) -> Option<String> {
-        let waiting = self.waiting.clone()?;
-        let peers = self.peers.borrow();
-        let joins = *self.machine.plan() == Plan::Join && self.machine.directory().joined.is_none();
-        let silent = peers.silent.iter().next();
-        match silent.filter(|_| joins && peers.raft_addresses.is_empty()) {
-            Some((address, why)) => {
-                Some(format!("{waiting} at {address}, which does not answer: {why}"))
-            }
-            None => Some(waiting),
         }
     }
 
@@ -458,7 +473,12 @@ impl<E: Effects> Found<E> {
 }
 
 fn shown(machine: &Machine, waiting: Option<String>) -> State {
-    State { directory: machine.directory().clone(), formed: machine.formed(), waiting }
+    State {
+        directory: machine.directory().clone(),
+        formed: machine.formed(),
+        waiting,
+        strays: machine.strays(),
+    }
 }
 
 async fn until(wake_at: Option<Timestamp>) {

@@ -18,6 +18,7 @@ pub mod identity;
 pub mod mutant;
 pub mod node;
 pub mod peer;
+pub mod pod;
 pub mod raft;
 pub mod session;
 pub mod table;

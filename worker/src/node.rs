@@ -7,19 +7,18 @@
 //! `late`. `standing` asks the members what has become of a known directory first.
 
 mod effects;
+mod founding;
 mod late;
 mod member;
 mod neighbours;
 mod ports;
 mod standing;
+mod unformed;
 
-use std::{
-    collections::BTreeSet, error::Error, future::Future, pin::Pin, sync::Arc, time::Duration,
-};
+use std::{error::Error, future::Future, pin::Pin, sync::Arc, time::Duration};
 
 use parking_lot::Mutex;
 use shoal_core::{
-    found as core_found,
     id::NodeId,
     registry::{Addresses, FEATURE_LEVEL, Node, NodeInfo},
 };
@@ -36,16 +35,23 @@ use self::{
     late::{Late, LateOwner},
     ports::Ports,
     standing::Verdict,
+    unformed::Unformed,
 };
 use crate::{
     admin::ready,
-    config::{Config, Start},
-    discovery::{Discovery, PeerSet, fixed::Fixed},
+    config::{self, Config},
+    discovery::{Discovery, PeerSet},
+    env::{clock, net},
     forward::{self, DataPort, Ingress},
     found,
     host::right::Right,
     identity::{EXIT_IDENTITY, Identity},
     peer::{AddressBook, Channels},
+    pod::{
+        client,
+        own::{self, Own},
+        termination,
+    },
     raft, session,
     table::Table,
     telemetry::Telemetry,
@@ -115,6 +121,9 @@ pub(crate) struct Shared {
     pub table: Table,
     pub channels: Channels,
     pub tls: Tls,
+    /// What discovery found.
+    pub peers: watch::Receiver<PeerSet>,
+    pub last_words: termination::Message,
     pub right: Right,
     pub forward: Arc<forward::Node>,
     pub late: Late,
@@ -153,9 +162,10 @@ impl Shared {
     }
 }
 
-/// Runs a node until `stop` resolves or it must end; calls and hosts run on `executor`.
+/// Runs a node until `stop` resolves, its pod is deleted, or it must end; calls and hosts run on
+/// `executor`.
 pub async fn run(
-    config: Config,
+    mut config: Config,
     executor: Handle,
     stop: impl Future<Output = ()>,
 ) -> Result<(), Exit> {
@@ -163,14 +173,19 @@ pub async fn run(
         .map_err(|error| Exit::of(EXIT_SETTING, &error))?;
     let identity = Identity::open(&config.raft_dir, &config.raft_id)?;
     let identity = Arc::new(Mutex::new(identity));
+    let client = api_server(&config).await?;
+    let own = own_pod(&config, client.as_ref());
+    let stop = own::told_to_stop(stop, own.as_ref(), config.shutdown_budget);
+    config.bind_host = usable_host(config.bind_host);
     let lives = async {
         let mut stop = std::pin::pin!(stop);
         loop {
+            let (config, tls) = (config.clone(), tls.clone());
             let begun =
-                Running::begin(config.clone(), executor.clone(), identity.clone(), tls.clone());
+                Running::begin(config, executor.clone(), identity.clone(), tls, client.as_ref());
             match begun.await?.run(stop.as_mut()).await? {
                 Ended::Stopped => return Ok(()),
-                Ended::Anew => info!(name = %config.raft_id, "begins anew"),
+                Ended::Anew => info!(name = identity.lock().name(), "begins anew"),
             }
         }
     };
@@ -178,6 +193,37 @@ pub async fn run(
         ended = lives => ended,
         never = tls.follow() => match never {},
     }
+}
+
+/// Needed to find pods; where they are found otherwise, it only tells when the own one is to go.
+async fn api_server(config: &Config) -> Result<Option<kube::Client>, Exit> {
+    let in_pod = config.pod.as_ref().is_some_and(|pod| pod.namespace.is_some());
+    let finds = matches!(config.discovery, config::Discovery::Kubernetes(_));
+    if !in_pod && !finds {
+        return Ok(None);
+    }
+    match client::new(config.kube_config.as_deref()).await {
+        Ok(client) => Ok(Some(client)),
+        Err(error) if finds => Err(Exit::of(EXIT_SETTING, &error)),
+        Err(error) => {
+            let why = client::line(&error);
+            info!(why, "the API server is not asked: only SIGTERM will stop this");
+            Ok(None)
+        }
+    }
+}
+
+fn own_pod(config: &Config, client: Option<&kube::Client>) -> Option<Own> {
+    let pod = config.pod.as_ref()?;
+    let namespace = pod.namespace.as_ref()?;
+    Some(Own::new(client?.clone(), namespace, pod.name.clone(), pod.uid.clone()))
+}
+
+/// All addresses are those of IPv4 on a machine without the other family.
+fn usable_host(host: String) -> String {
+    let (all, of_ipv4) = (std::net::Ipv6Addr::UNSPECIFIED, std::net::Ipv4Addr::UNSPECIFIED);
+    let without = host == all.to_string() && net::listen((all, 0).into()).is_err();
+    if without { of_ipv4.to_string() } else { host }
 }
 
 /// What other nodes learn of this one when it joins and registers.
@@ -194,7 +240,7 @@ fn node_info(config: &Config) -> NodeInfo {
         zone: config.zone.clone(),
         weight: config.weight,
         feature_level: FEATURE_LEVEL,
-        revision: crate::VERSION.to_owned(),
+        revision: config.revision.clone(),
     }
 }
 
@@ -204,6 +250,8 @@ struct Running {
     ports: Ports,
     data: DataPort,
     ingress: Arc<Ingress>,
+    discovery: Discovery,
+    unformed: Unformed,
 }
 
 impl Running {
@@ -212,6 +260,7 @@ impl Running {
         executor: Handle,
         identity: Arc<Mutex<Identity>>,
         tls: Tls,
+        client: Option<&kube::Client>,
     ) -> Result<Self, Exit> {
         let ports = Ports::bind(&config).await?;
         let table = Table::default();
@@ -227,7 +276,7 @@ impl Running {
             forward::server::Config {
                 listen: ports.data.clone(),
                 raft_address: config.raft_address.to_string(),
-                in_pod: false,
+                in_pod: config.pod.is_some(),
             },
             forward.clone(),
             ingress.clone(),
@@ -236,13 +285,18 @@ impl Running {
         drop(bound);
         let waiting = watch::Sender::new("starting".to_owned());
         let mut late = Late::default();
-        late.admin.explain(waiting.subscribe());
+        let unformed = Unformed::new(waiting.subscribe());
+        late.admin.until_then(unformed.clone());
+        let channels = Channels::new(AddressBook::default()).secured(tls.clone(), table.clone());
+        let discovery = founding::discovery(&config, &identity.lock(), &channels, client);
         let shared = Arc::new(Shared {
             info: node_info(&config),
             identity,
-            channels: Channels::new(AddressBook::default()).secured(tls.clone(), table.clone()),
             tls,
             table,
+            channels,
+            peers: discovery.peers(),
+            last_words: termination::Message::at(config.termination_log.clone()),
             right: Right::new().map_err(|error| Exit::new(EXIT_RAFT, error))?,
             forward,
             late,
@@ -256,45 +310,50 @@ impl Running {
             me: std::sync::OnceLock::new(),
             config,
         });
-        Ok(Self { shared, ports, data, ingress })
+        Ok(Self { shared, ports, data, ingress, discovery, unformed })
     }
 
-    async fn run(self, mut stop: Pin<&mut impl Future<Output = ()>>) -> Result<Ended, Exit> {
-        let Self { shared, ports, data, ingress } = self;
+    async fn run(self, mut stop: Pin<&mut impl Future<Output = Duration>>) -> Result<Ended, Exit> {
+        let Self { shared, ports, data, ingress, discovery, unformed } = self;
         let slot = raft::Slot::default();
-        let discovery = discovery(&shared);
-        let peers = discovery.peers();
+        let peers = shared.peers.clone();
         let raft = Arc::new(Raft::new(shared.clone(), slot.clone(), peers.clone()));
         let (founding, handle) = found::Found::new(
-            founding_config(&shared)?,
+            founding::config(&shared)?,
             shared.identity.clone(),
             raft.clone(),
             peers.clone(),
             shared.channels.clone(),
         );
         raft.bind(handle.clone());
+        unformed.bind(handle.state());
         let mut servers = JoinSet::new();
         ports.serve(&shared, &slot, &handle, &mut servers);
         let mut tasks = JoinSet::new();
         tasks.spawn(readiness(shared.clone(), handle.state()));
         tasks.spawn(discovery.run(shared.shutdown.clone()));
         tasks.spawn(neighbours::refuse_own_address(shared.clone(), peers));
+        tasks.spawn(founding::follow_identity_file(shared.clone(), handle));
         let leave = data.leave();
         let port = shared.executor.spawn(data.run());
         let mut founding = tokio::spawn(found_or_join(shared.clone(), founding));
+        let mut budget = shared.config.shutdown_budget;
         let mut ended = tokio::select! {
-            () = stop.as_mut() => Ok(Ended::Stopped),
+            told = stop.as_mut() => {
+                budget = told;
+                Ok(Ended::Stopped)
+            }
             ended = &mut founding => match ended {
                 Ok(ended) => ended,
                 Err(error) => Err(Exit::of(EXIT_RAFT, &error)),
             },
         };
         if let Ok(Ended::Stopped) = ended {
-            info!(name = %shared.config.raft_id, "told to stop");
-            let budget = shared.config.shutdown_budget;
+            info!(name = %shared.config.raft_id, budget = budget.as_secs(), "told to stop");
+            let told_at = clock::now();
             raft.leave(budget.saturating_sub(CONNECTIONS)).await;
             shared.waiting.send_replace(ready::LEAVING.to_owned());
-            leave.leave(CONNECTIONS).await;
+            leave.leave(budget.saturating_sub(clock::now().at_least_since(told_at))).await;
             ingress.close().await;
         }
         shared.shutdown.cancel();
@@ -372,48 +431,6 @@ fn founding_failed(error: found::Error) -> Exit {
         return Exit::of(raft.exit_code(), raft);
     }
     Exit::of(error.exit_code(), &error)
-}
-
-/// Where members that an empty directory knows of were last: it was retired.
-fn former_members(shared: &Shared) -> BTreeSet<String> {
-    let identity = shared.identity.lock();
-    match identity.directory().joined {
-        Some(_) => BTreeSet::new(),
-        None => identity.members(),
-    }
-}
-
-fn discovery(shared: &Shared) -> Discovery {
-    let known = PeerSet::of(former_members(shared));
-    let fixed = |addresses: Vec<String>| {
-        Discovery::Fixed(Fixed::new(addresses, known.clone(), shared.channels.clone()))
-    };
-    match &shared.config.start {
-        Start::FoundAlone => Discovery::nobody(known),
-        Start::Join(address) => fixed(vec![address.to_string()]),
-        Start::Peers(peers) => fixed(peers.iter().map(ToString::to_string).collect()),
-    }
-}
-
-fn founding_config(shared: &Shared) -> Result<core_found::Config, Exit> {
-    let config = &shared.config;
-    // With PEER_ADDRESSES a node's name in the founding set is its NODE_ADDRESS.
-    let name = match config.start {
-        Start::Peers(_) => config.node_address.to_string(),
-        Start::FoundAlone | Start::Join(_) => config.raft_id.clone(),
-    };
-    let plan = found::plan(&config.start, &name)
-        .map_err(|error| Exit::new(EXIT_SETTING, format!("PEER_ADDRESSES: {error}")))?;
-    // Who was a member founds nothing beside the cluster that it was retired from.
-    let retired = !former_members(shared).is_empty();
-    Ok(core_found::Config {
-        name,
-        node_name: config.raft_id.clone(),
-        address: config.raft_address.to_string(),
-        plan: if retired { core_found::Plan::Join } else { plan },
-        lease: config.lease.unwrap_or(Config::DEFAULT_LEASE),
-        confirm_required: false,
-    })
 }
 
 /// Keeps what readiness waits for: a formed cluster's table, and a node that has not left.

@@ -33,6 +33,7 @@ use crate::{
     env::{clock, random},
     host::{right::Right, shards::Shards},
     identity::{self, Identity},
+    pod::termination,
     table::Table,
 };
 
@@ -99,6 +100,8 @@ pub struct Config {
     /// Rules the pace until the first answer.
     pub lease: Lease,
     pub metrics: metrics::Metrics,
+    /// Says of every incarnation that it may have been, before it is.
+    pub last_words: termination::Message,
 }
 
 pub struct Session {
@@ -269,8 +272,12 @@ impl Session {
         let identity = self.identity.clone();
         let shards = self.shards.clone();
         let state = self.state.clone();
+        let last_words = self.config.last_words.clone();
         self.pending.push(Box::pin(async move {
-            let drawn = tokio::task::spawn_blocking(move || identity.lock().next_incarnation());
+            let drawn = tokio::task::spawn_blocking(move || {
+                let drawn = identity.lock().next_incarnation();
+                drawn.inspect(|incarnation| last_words.write(*incarnation))
+            });
             let incarnation = match drawn.await {
                 Ok(drawn) => drawn?,
                 // Cancelled: the runtime ends, and this with it.

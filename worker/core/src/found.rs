@@ -199,6 +199,7 @@ impl Found {
             Event::Told { founding, recorded } => self.told(founding, recorded),
             Event::AddressLearned { address } => self.contact(&address, true, now),
             Event::AddressHeard { address } => self.contact(&address, false, now),
+            Event::AddressGone { address } => self.forget(&address),
             Event::Silent { nodes } => self.silent = nodes,
         }
         self.report(now, &mut actions);
@@ -250,7 +251,7 @@ impl Found {
     }
 
     /// The operator has recorded another cluster than the one of this directory.
-    fn strays(&self) -> bool {
+    pub fn strays(&self) -> bool {
         let recorded = self.config.recorded;
         self.directory.cluster().is_some_and(|own| recorded.is_some_and(|known| known != own))
     }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use shoal_core::id::NodeId;
+use shoal_core::{id::NodeId, registry::Registry};
 use shoal_proto::shoal::admin::v1 as pb;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -66,7 +66,7 @@ impl Server {
             .map(|(id, node)| wire::node(id, node, &registry, leadership.leader, &membership));
         let moving = registry.shards().filter(|(_, row)| row.target().is_some());
         pb::StatusResponse {
-            cluster_id: registry.cluster().id.to_string(),
+            cluster_id: self.cluster_id(&registry),
             formed: registry.formed(),
             node_id: self.inner.node.0,
             leader_id: leadership.leader.map_or(0, |leader| leader.0),
@@ -83,6 +83,13 @@ impl Server {
             version: crate::VERSION.to_owned(),
             caught_up: self.caught_up(leadership.leader),
         }
+    }
+
+    /// Before the first entry came, that of the directory.
+    fn cluster_id(&self, registry: &Registry) -> String {
+        let joined = || self.inner.founding.state().borrow().directory.cluster();
+        let known = Some(registry.cluster().id).filter(|_| registry.founded());
+        known.or_else(joined).map_or_else(String::new, |id| id.to_string())
     }
 
     fn caught_up(&self, leader: Option<NodeId>) -> Vec<u64> {

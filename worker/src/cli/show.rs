@@ -116,8 +116,9 @@ pub fn shards(shards: &[pb::Shard], nodes: &[pb::Node], colour: Colour) -> Strin
 
 pub fn status(status: &pb::StatusResponse, colour: Colour) -> String {
     let formed = if status.formed { "formed" } else { "not formed yet" };
+    let cluster = if status.cluster_id.is_empty() { "none" } else { &status.cluster_id };
     let mut lines = vec![
-        format!("cluster   {}, {formed}", status.cluster_id),
+        format!("cluster   {cluster}, {formed}"),
         format!(
             "leader    {}, term {}, map version {}",
             name(&status.nodes, status.leader_id),

@@ -28,6 +28,15 @@ fn args(set: &[(&str, &str)]) -> RunArgs {
             "TLS_CERT" => args.tls.files.cert = value.map(PathBuf::from),
             "TLS_CLIENTS" => args.tls.clients = value,
             "TLS_MODE" => args.tls.mode = value,
+            "BOOTSTRAP_EXPECT" => args.bootstrap_expect = value,
+            "IDENTITY_FILE" => args.identity_file = value.map(PathBuf::from),
+            "ZONE" => args.zone = value,
+            "POD_NAME" => args.pod.pod_name = value,
+            "POD_NAMESPACE" => args.pod.pod_namespace = value,
+            "POD_UID" => args.pod.pod_uid = value,
+            "POD_IP" => args.pod.pod_ip = value,
+            "REVISION" => args.pod.revision = value,
+            "TERMINATION_LOG" => args.pod.termination_log = value,
             other => panic!("no setting {other} in this table"),
         }
     }
@@ -63,6 +72,106 @@ fn each_way_to_start() {
     let peers =
         resolve(&[("JOIN_ADDRESS", "unset"), ("PEER_ADDRESSES", "localhost:1, localhost:2")]);
     assert!(matches!(peers.unwrap().start, Start::Peers(peers) if peers.len() == 2));
+}
+
+/// As an operator renders a pod, with some settings more.
+fn in_pod(set: &[(&str, &str)]) -> Result<Config, String> {
+    let pod = [
+        ("NODE_ADDRESS", "unset"),
+        ("JOIN_ADDRESS", "unset"),
+        ("RAFT_ID", "unset"),
+        ("POD_NAME", "orders-1"),
+        ("POD_NAMESPACE", "shop"),
+        ("POD_UID", "u-1"),
+        ("POD_IP", "10.0.0.7"),
+        ("TLS_MODE", "disabled"),
+        ("DISCOVERY", "kubernetes:app=shoal,instance=orders"),
+    ];
+    resolve(&[&pod[..], set].concat())
+}
+
+#[test]
+fn a_pod_says_who_and_where_it_is() {
+    let config = in_pod(&[("IDENTITY_FILE", "/i.json"), ("REVISION", "r7"), ("ZONE", "")]).unwrap();
+    assert_eq!(config.raft_id, "orders-1");
+    assert_eq!(config.node_address.to_string(), "10.0.0.7:11000");
+    assert_eq!(config.http_address.to_string(), "10.0.0.7:14000");
+    assert_eq!(config.bind_host, "::");
+    assert_eq!(config.start, Start::Identity("/i.json".into()));
+    assert_eq!(config.discovery, Discovery::Kubernetes("app=shoal,instance=orders".to_owned()));
+    assert_eq!((config.revision.as_str(), config.zone.as_str()), ("r7", ""));
+    assert_eq!(config.pod_uid.as_deref(), Some("u-1"));
+    assert_eq!(config.termination_log, Some("/dev/termination-log".into()));
+    assert_eq!(config.pod.unwrap().namespace.as_deref(), Some("shop"));
+    let config = in_pod(&[
+        ("BOOTSTRAP_EXPECT", "3"),
+        ("POD_IP", "fd00::7"),
+        ("REVISION", ""),
+        ("TERMINATION_LOG", ""),
+        ("BIND_ADDRESS", "127.0.0.1"),
+    ])
+    .unwrap();
+    let names = ["orders-0", "orders-1", "orders-2"].map(str::to_owned).to_vec();
+    assert_eq!(config.start, Start::Pods(names));
+    assert_eq!(config.node_address.to_string(), "[fd00::7]:11000");
+    assert_eq!(config.revision, crate::VERSION);
+    assert_eq!((config.termination_log, config.bind_host.as_str()), (None, "127.0.0.1"));
+    let config = resolve(&[]).unwrap();
+    assert_eq!((config.pod, config.termination_log), (None, None));
+}
+
+#[test]
+fn a_name_finds_nodes_and_founds_with_addresses_alone() {
+    let finds = [("JOIN_ADDRESS", "unset"), ("DISCOVERY", "dns:orders-peers.shop.svc")];
+    let config = resolve(&finds).unwrap();
+    assert_eq!(config.start, Start::Found);
+    assert_eq!(config.discovery, Discovery::Dns("orders-peers.shop.svc:11000".parse().unwrap()));
+    let founds = [&finds[..], &[("PEER_ADDRESSES", "a:1,b:1"), ("DISCOVERY", "dns:n:7")]].concat();
+    let config = resolve(&founds).unwrap();
+    assert!(matches!(config.start, Start::Peers(peers) if peers.len() == 2));
+    assert_eq!(config.discovery, Discovery::Dns("n:7".parse().unwrap()));
+    assert_eq!(resolve(&[("DISCOVERY", "static")]).unwrap().discovery, Discovery::Static);
+}
+
+#[test]
+fn every_bad_setting_of_a_pod_is_named_with_its_remedy() {
+    let table: &[(&[(&str, &str)], &str)] = &[
+        (&[], "BOOTSTRAP_EXPECT is missing: set it to how many pods found the cluster together"),
+        (&[("BOOTSTRAP_EXPECT", "4")], "BOOTSTRAP_EXPECT is \"4\": no founding set has that size"),
+        (&[("BOOTSTRAP_EXPECT", "three")], "give 1, 2, 3 or 5"),
+        (&[("BOOTSTRAP_EXPECT", "3"), ("POD_NAME", "orders")], "it does not end with an ordinal"),
+        (
+            &[("BOOTSTRAP_EXPECT", "3"), ("POD_NAME", "orders-7f9c")],
+            "run the nodes as a StatefulSet",
+        ),
+        (
+            &[("BOOTSTRAP_EXPECT", "3"), ("IDENTITY_FILE", "f")],
+            "IDENTITY_FILE and BOOTSTRAP_EXPECT exclude each other",
+        ),
+        (&[("IDENTITY_FILE", "f"), ("JOIN_ADDRESS", "")], "DISCOVERY and JOIN_ADDRESS exclude"),
+        (&[("IDENTITY_FILE", "f"), ("PEER_ADDRESSES", "a:1")], "and PEER_ADDRESSES exclude"),
+        (
+            &[("IDENTITY_FILE", "f"), ("POD_NAME", ""), ("NODE_ADDRESS", "a:1")],
+            "POD_NAME is missing: with kubernetes discovery set it from metadata.name",
+        ),
+        (&[("IDENTITY_FILE", "f"), ("POD_NAMESPACE", "")], "POD_NAMESPACE is missing"),
+        (&[("IDENTITY_FILE", "f"), ("RAFT_ID", "other")], "RAFT_ID is \"other\": peers know"),
+        (&[("IDENTITY_FILE", "f"), ("POD_IP", "")], "NODE_ADDRESS is missing"),
+        (&[("IDENTITY_FILE", "f"), ("POD_IP", "here")], "POD_IP is \"here\": it is no IP address"),
+        (&[("DISCOVERY", "kubernetes:")], "it has no label selector"),
+        (&[("DISCOVERY", "kubernetes")], "set static, dns:<name>[:port] or kubernetes:<label"),
+        (&[("DISCOVERY", "dns:")], "DISCOVERY is \"dns:\": it names no host"),
+        (&[("DISCOVERY", "dns:a b")], "it names no host"),
+        (&[("DISCOVERY", "dns:a:x")], "its port is not a number"),
+        (&[("DISCOVERY", "dns:a"), ("JOIN_ADDRESS", "a:1")], "JOIN_ADDRESS and DISCOVERY exclude"),
+        (&[("DISCOVERY", "dns:a"), ("IDENTITY_FILE", "f")], "found by no address"),
+        (&[("DISCOVERY", "static"), ("BOOTSTRAP_EXPECT", "3")], "has no names"),
+    ];
+    for (set, expected) in table {
+        let error = in_pod(set).expect_err(expected);
+        assert!(error.contains(expected), "{error:?} lacks {expected:?}");
+        assert!(!error.contains('\n'));
+    }
 }
 
 #[test]
@@ -109,7 +218,7 @@ fn every_bad_setting_is_named_with_its_remedy() {
         ),
         (&[("JOIN_ADDRESS", "nowhere")], "JOIN_ADDRESS is \"nowhere\": it has no port"),
         (&[("JOIN_ADDRESS", "unset"), ("PEER_ADDRESSES", "a:1,a:1")], "stands in it twice"),
-        (&[("DISCOVERY", "consul")], "DISCOVERY is \"consul\""),
+        (&[("DISCOVERY", "consul")], "DISCOVERY is \"consul\": this build knows no such discovery"),
         (
             &[("SHARDS", "1000")],
             "SHARDS is \"1000\": it is not a power of two; give a power of two from 16 to 65536",

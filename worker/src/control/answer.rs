@@ -75,9 +75,10 @@ impl Control {
     /// Before the cluster is formed only its founding set may join.
     fn join(&mut self, info: NodeInfo, directory: u128, reply: Reply, now: Timestamp) {
         let registry = self.table.registry();
+        let founds = |name: &String| *name == info.addresses.data || *name == info.name;
         let refusal = if !registry.founded() {
             Some(Denied::Later("the cluster is being founded".into()))
-        } else if !registry.formed() && !self.config.founding.contains(&info.addresses.data) {
+        } else if !registry.formed() && !self.config.founding.iter().any(founds) {
             Some(Denied::Later("NOT_FORMED: the founding nodes have not all joined yet".into()))
         } else {
             self.name_in_use(&registry, &info, directory, now)

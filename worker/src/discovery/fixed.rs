@@ -7,7 +7,6 @@ use std::time::Duration;
 use futures::future::join_all;
 use shoal_proto::shoal::v1::{WhereIsPeerRequest, WhereIsPeerResponse, shoal_client::ShoalClient};
 use tokio::sync::watch;
-use tokio_util::sync::CancellationToken;
 
 use super::PeerSet;
 use crate::{env::random, peer::Channels};
@@ -28,54 +27,55 @@ const MAX_PER_ADDRESS: usize = 8;
 pub struct Fixed {
     node_addresses: Vec<String>,
     channels: Channels,
-    peers: watch::Sender<PeerSet>,
 }
 
 impl Fixed {
-    pub fn new(node_addresses: Vec<String>, known: PeerSet, channels: Channels) -> Self {
-        Self { node_addresses, channels, peers: watch::Sender::new(known) }
+    pub fn new(node_addresses: Vec<String>, channels: Channels) -> Self {
+        Self { node_addresses, channels }
     }
 
-    pub fn peers(&self) -> watch::Receiver<PeerSet> {
-        self.peers.subscribe()
+    pub async fn run(self, peers: &watch::Sender<PeerSet>) {
+        let most = MAX_PER_ADDRESS * self.node_addresses.len();
+        let all = self.node_addresses.iter().map(|at| follow(&self.channels, peers, at, most));
+        join_all(all).await;
     }
+}
 
-    pub async fn run(self, shutdown: CancellationToken) {
-        let all = join_all(self.node_addresses.iter().map(|address| self.follow(address)));
-        shutdown.run_until_cancelled(all).await;
-    }
-
-    async fn follow(&self, address: &str) {
-        let mut pause = FIRST_PAUSE;
-        loop {
-            match where_is(&self.channels, address).await {
-                Ok(answer) => {
-                    pause = FIRST_PAUSE;
-                    self.learn(address, answer.raft_address);
-                    tokio::time::sleep(AGAIN_AFTER).await;
-                }
-                Err(why) => {
-                    tracing::debug!(address, why, "a peer does not say where it is");
-                    self.peers.send_if_modified(|peers| {
-                        peers.silent.insert(address.to_owned(), why.clone()) != Some(why)
-                    });
-                    tokio::time::sleep(pause.mul_f64(0.5 + random::fraction() / 2.0)).await;
-                    pause = LONGEST_PAUSE.min(pause * 2);
-                }
+/// Asks this NODE_ADDRESS for ever; `most` RAFT_ADDRESSes in all are believed.
+pub(super) async fn follow(
+    channels: &Channels,
+    peers: &watch::Sender<PeerSet>,
+    address: &str,
+    most: usize,
+) {
+    let mut pause = FIRST_PAUSE;
+    loop {
+        match where_is(channels, address).await {
+            Ok(answer) => {
+                pause = FIRST_PAUSE;
+                learn(peers, address, answer.raft_address, most);
+                tokio::time::sleep(AGAIN_AFTER).await;
+            }
+            Err(why) => {
+                tracing::debug!(address, why, "a peer does not say where it is");
+                peers.send_if_modified(|peers| {
+                    peers.silent.insert(address.to_owned(), why.clone()) != Some(why)
+                });
+                tokio::time::sleep(pause.mul_f64(0.5 + random::fraction() / 2.0)).await;
+                pause = LONGEST_PAUSE.min(pause * 2);
             }
         }
     }
+}
 
-    fn learn(&self, address: &str, raft_address: String) {
-        let most = MAX_PER_ADDRESS * self.node_addresses.len();
-        self.peers.send_if_modified(|peers| {
-            let spoke = peers.silent.remove(address).is_some();
-            let new = !raft_address.is_empty()
-                && peers.raft_addresses.len() < most
-                && peers.raft_addresses.insert(raft_address);
-            spoke || new
-        });
-    }
+fn learn(peers: &watch::Sender<PeerSet>, address: &str, raft_address: String, most: usize) {
+    peers.send_if_modified(|peers| {
+        let spoke = peers.silent.remove(address).is_some();
+        let new = !raft_address.is_empty()
+            && peers.raft_addresses.len() < most
+            && peers.raft_addresses.insert(raft_address);
+        spoke || new
+    });
 }
 
 /// What the node at this NODE_ADDRESS says of itself, or why it says nothing.
@@ -113,10 +113,12 @@ mod tests {
         CallRequest, CallResponse, WatchRoutesRequest, WatchRoutesResponse, WhereIsPeerResponse,
         shoal_server::{Shoal, ShoalServer},
     };
+    use tokio_util::sync::CancellationToken;
     use tonic::{Request, Response, Status};
 
     use super::*;
     use crate::{
+        discovery::{Discovery, Source},
         env::net,
         peer::{self, AddressBook},
     };
@@ -155,10 +157,11 @@ mod tests {
         drop(reserved);
         let channels = Channels::new(AddressBook::default());
         let addresses = vec![address.to_string(), "127.0.0.1:1".to_owned()];
-        let fixed = Fixed::new(addresses, PeerSet::default(), channels);
-        let mut peers = fixed.peers();
+        let fixed = Source::Fixed(Fixed::new(addresses, channels));
+        let discovery = Discovery::new(PeerSet::default(), vec![fixed]);
+        let mut peers = discovery.peers();
         let stop = CancellationToken::new();
-        let looking = tokio::spawn(fixed.run(stop.clone()));
+        let looking = tokio::spawn(discovery.run(stop.clone()));
         assert!(peers.borrow().raft_addresses.is_empty());
         let listener = net::listen(address).unwrap();
         let serving =

@@ -50,6 +50,11 @@ pub fn write_atomic(path: &Path, bytes: &[u8]) -> io::Result<()> {
     sync_dir(parent.unwrap_or(Path::new(".")))
 }
 
+/// Replaces the content in place: for a file that is mounted and cannot be replaced itself.
+pub fn overwrite(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    fs::write(path, bytes)
+}
+
 pub fn open_or_create(path: &Path) -> io::Result<File> {
     OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)
 }

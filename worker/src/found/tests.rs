@@ -150,6 +150,7 @@ impl World {
             address: address.clone(),
             plan,
             lease: LEASE,
+            recorded: None,
             confirm_required: false,
         };
         let channels = Channels::new(AddressBook::default());

@@ -15,7 +15,7 @@ use tracing::info;
 
 use super::{EXIT_SETTING, End, Exit, Shared, member::Member, standing};
 use crate::{
-    config::{Config, Start},
+    config::Config,
     control::Request,
     discovery::PeerSet,
     env::clock,
@@ -109,7 +109,7 @@ impl Raft {
             lease_ms: super::lease(config).length().as_millis() as u32,
         });
         info!(%cluster, %node, "runs");
-        let names = founding_names(config);
+        let names = self.founding_names();
         let peers = self.peers.clone();
         let member = Member::start(&self.shared, cluster, raft, founding, first, names, peers)?;
         *self.member.lock().await = Some(member);
@@ -155,6 +155,13 @@ impl Raft {
         }
     }
 
+    /// Who may join before the cluster is formed; empty: nobody else.
+    fn founding_names(&self) -> Vec<String> {
+        let identity = self.shared.identity.lock();
+        let joined = identity.directory().joined.iter();
+        joined.flat_map(|joined| &joined.on).map(|member| member.name.clone()).collect()
+    }
+
     fn lives(&self, renewed: u64) -> bool {
         let mut rival = self.rival.lock();
         if rival.renewed != 0 && renewed > rival.renewed {
@@ -162,14 +169,6 @@ impl Raft {
         }
         rival.renewed = renewed;
         rival.signs >= SIGNS_OF_LIFE
-    }
-}
-
-/// Who may join before the cluster is formed; empty: nobody else.
-fn founding_names(config: &Config) -> Vec<String> {
-    match &config.start {
-        Start::Peers(peers) => peers.iter().map(ToString::to_string).collect(),
-        Start::FoundAlone | Start::Join(_) => Vec::new(),
     }
 }
 

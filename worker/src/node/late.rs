@@ -14,10 +14,10 @@ use futures::{FutureExt as _, future::BoxFuture};
 use http::{Request, Response};
 use shoal_core::admit::Nack;
 use shoal_core::id::LogIndex;
-use tokio::sync::watch;
 use tonic::{Status, body::Body, server::NamedService, service::Routes};
 use tower_service::Service;
 
+use super::unformed::Unformed;
 use crate::{
     call::{Call, Outcome},
     forward::Owner,
@@ -63,8 +63,8 @@ pub(crate) mod names {
 #[derive(Clone, Default)]
 pub(crate) struct LateService<N> {
     routes: Arc<ArcSwapOption<Routes>>,
-    /// What the node waits for, where somebody who asks should know.
-    waiting: Option<watch::Receiver<String>>,
+    /// Answers until then, where somebody who asks should know what the node waits for.
+    unformed: Option<Unformed>,
     name: std::marker::PhantomData<N>,
 }
 
@@ -73,8 +73,8 @@ impl<N> LateService<N> {
         self.routes.store(Some(Arc::new(routes)));
     }
 
-    pub fn explain(&mut self, waiting: watch::Receiver<String>) {
-        self.waiting = Some(waiting);
+    pub fn until_then(&mut self, unformed: Unformed) {
+        self.unformed = Some(unformed);
     }
 
     pub fn clear(&self) {
@@ -102,14 +102,13 @@ impl<N> Service<Request<Body>> for LateService<N> {
                 async move { Ok(routes.call(request).await.unwrap_or_else(|never| match never {})) }
                     .boxed()
             }
-            None => {
-                let mut text = "this node is not a member of a cluster yet".to_owned();
-                if let Some(waiting) = &self.waiting {
-                    text = format!("{text}: {}", *waiting.borrow());
+            None => match &self.unformed {
+                Some(unformed) => unformed.answer(request).map(Ok).boxed(),
+                None => {
+                    let status = Status::unavailable("this node is not a member of a cluster yet");
+                    futures::future::ready(Ok(status.into_http())).boxed()
                 }
-                let status = Status::unavailable(text);
-                futures::future::ready(Ok(status.into_http())).boxed()
-            }
+            },
         }
     }
 }

@@ -72,7 +72,12 @@ impl Member {
         let lease = super::lease(&shared.config);
         let probe = Probe::start(shared.config.raft_dir.clone(), lease.length() / 4, stop.clone())?;
         let (session, handle) = Session::new(
-            session::Config { node, lease, metrics: shared.telemetry.session.clone() },
+            session::Config {
+                node,
+                lease,
+                metrics: shared.telemetry.session.clone(),
+                last_words: shared.last_words.clone(),
+            },
             shared.identity.clone(),
             shared.table.clone(),
             shards.clone(),
@@ -96,13 +101,14 @@ impl Member {
         );
         shared.late.admin.fill(Routes::new(AdminServer::new(admin)));
         shared.telemetry.join(raft.clone(), shards.clone());
-        let watcher = watch_map(shared, cluster, &raft, &handle, peers, &stop);
+        let watcher = watch_map(shared, cluster, &raft, &handle, peers.clone(), &stop);
         let mut tasks = JoinSet::new();
         tasks.spawn(watcher.run(stop.clone()));
         tasks.spawn(control.run(stop.clone()));
         tasks.spawn(run_session(shared.clone(), node, session));
         tasks.spawn(neighbours::check_settings(shared.clone()));
         tasks.spawn(neighbours::remember(shared.clone(), node));
+        tasks.spawn(neighbours::follow_names(shared.clone(), peers));
         tasks.spawn(neighbours::greet(shared.clone(), raft.clone(), founding.clone()));
         tasks.spawn({
             let (shards, stop) = (shards.clone(), stop.clone());

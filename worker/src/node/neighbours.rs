@@ -83,6 +83,29 @@ pub(super) async fn remember(shared: Arc<Shared>, me: NodeId) {
     }
 }
 
+/// Discovery knows where a node is before the node can say so itself: after a restart of all,
+/// with new addresses, nobody else does [L9].
+pub(super) async fn follow_names(shared: Arc<Shared>, mut peers: watch::Receiver<PeerSet>) {
+    let mut map = shared.table.watch_map();
+    let mut told: BTreeMap<NodeId, String> = BTreeMap::new();
+    loop {
+        map.borrow_and_update();
+        let named = peers.borrow_and_update().named.clone();
+        for (id, node) in shared.table.registry().nodes() {
+            if let Some(address) = named.get(&node.info.name).filter(|_| node.life != Life::Left)
+                && told.get(&id) != Some(address)
+            {
+                shared.channels.book().learn(id, address);
+                told.insert(id, address.clone());
+            }
+        }
+        tokio::select! {
+            changed = map.changed() => if changed.is_err() { return },
+            changed = peers.changed() => if changed.is_err() { return },
+        }
+    }
+}
+
 /// Greets whoever is silent until it is Left: it may have lost its directory and founded
 /// alone, and must hear of this cluster [S5].
 pub(super) async fn greet(shared: Arc<Shared>, raft: raft::Handle, founding: found::Handle) {

@@ -17,8 +17,12 @@ use tracing::info;
 
 use super::{Exit, Shared};
 use crate::{
-    config::Start, discovery::fixed::where_is, found::Cause, identity::EXIT_IDENTITY,
-    peer::Channels, wire,
+    config::{Discovery, HostPort, Start},
+    discovery::fixed::where_is,
+    found::Cause,
+    identity::EXIT_IDENTITY,
+    peer::Channels,
+    wire,
 };
 
 /// For a member that accepted the connection. Where nobody listens, or nobody is a member yet,
@@ -30,6 +34,8 @@ const COMPANY: Duration = Duration::from_millis(500);
 const FOREIGN_PATIENCE: Duration = Duration::from_secs(10);
 /// Between two looks at a session that may be alive.
 const LOOK_AGAIN: Duration = Duration::from_millis(250);
+/// Nodes asked at once, of those that discovery knows.
+const MOST_ASKED: usize = 64;
 /// Renewals seen that prove a living process: one may still have been on its way.
 const SIGNS_OF_LIFE: u32 = 2;
 
@@ -210,15 +216,36 @@ async fn runs_elsewhere(shared: &Shared, own: &Own, address: &str, rows: &Delta)
     })
 }
 
-/// Asks all members of before, and whoever the settings name, at once.
+/// Asks all members of before, and whoever the settings name; where none of them answers, those
+/// that discovery knows by name, for all addresses may have changed [L9].
 async fn hear(shared: &Shared, own: &Own) -> Vec<Heard> {
-    let mut members: BTreeSet<String> = shared.identity.lock().members();
-    members.remove(&shared.config.raft_address.to_string());
+    let members = shared.identity.lock().members();
     let named = match &shared.config.start {
-        Start::FoundAlone => Vec::new(),
+        Start::FoundAlone | Start::Found | Start::Pods(_) | Start::Identity(_) => Vec::new(),
         Start::Join(address) => vec![address.clone()],
         Start::Peers(peers) => peers.clone(),
     };
+    let mut heard = hear_of(shared, own, members.clone(), named).await;
+    if matches!(shared.config.discovery, Discovery::Kubernetes(_))
+        && heard.iter().all(|one| one.rows().is_none())
+    {
+        let mut peers = shared.peers.clone();
+        // Without a list there is nobody to ask.
+        let _ = timeout(PATIENCE, peers.wait_for(|peers| peers.listed)).await;
+        let addresses = peers.borrow().addresses();
+        let others = addresses.difference(&members).take(MOST_ASKED).cloned().collect();
+        heard.extend(hear_of(shared, own, others, Vec::new()).await);
+    }
+    heard
+}
+
+async fn hear_of(
+    shared: &Shared,
+    own: &Own,
+    mut members: BTreeSet<String>,
+    named: Vec<HostPort>,
+) -> Vec<Heard> {
+    members.remove(&shared.config.raft_address.to_string());
     let mut asked: FuturesUnordered<BoxFuture<'_, Heard>> = FuturesUnordered::new();
     for address in members {
         asked.push(Box::pin(rows_of(shared, own, address)));
@@ -263,5 +290,6 @@ fn setting(start: &Start) -> &'static str {
     match start {
         Start::FoundAlone | Start::Join(_) => "JOIN_ADDRESS",
         Start::Peers(_) => "PEER_ADDRESSES",
+        Start::Found | Start::Pods(_) | Start::Identity(_) => "DISCOVERY",
     }
 }

@@ -195,7 +195,7 @@ impl Client {
             let ids = ids.keys().filter(|id| Some(**id) != heard.leader && self.lives(**id));
             ids.copied().map(Source::Node).collect()
         };
-        let mut discovered = self.discovered.borrow().raft_addresses.clone();
+        let mut discovered = self.discovered.borrow().addresses();
         discovered.remove(&self.config.address);
         let tiers = [
             (followers(&heard.learners), false),

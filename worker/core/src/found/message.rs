@@ -130,6 +130,10 @@ pub enum Event {
     AddressHeard {
         address: String,
     },
+    /// The node that was learned to be there is elsewhere now; somebody else may answer.
+    AddressGone {
+        address: String,
+    },
     /// Nodes of this cluster that do not answer and are not Left; replaces the last list.
     Silent {
         nodes: Vec<Peer>,

@@ -42,6 +42,12 @@ impl Found {
         }
     }
 
+    pub(super) fn forget(&mut self, address: &str) {
+        self.contacts.remove(address);
+        self.differing.remove(address);
+        self.view.retain(|_, seen| seen.address != address);
+    }
+
     fn hearsay(&mut self, peer: &Peer, now: Timestamp) {
         let of_set = self.set.as_ref().is_some_and(|set| set.contains(&peer.name));
         if of_set && peer.name != self.config.name {
@@ -91,11 +97,13 @@ impl Found {
         let formed = self.formed() == Formed::Committed;
         let directory = self.directory();
         let founder = directory.joined.as_ref().map(|j| j.founder.nonce);
+        // It founds nothing, so that whoever founded its cluster may have been another set.
+        let bound = directory.joined.is_none() && self.config.recorded.is_some();
         Question {
             number: self.next_number,
             nonce: directory.nonce,
             from: Peer { name: self.config.name.clone(), address: self.config.address.clone() },
-            founding_set: self.set.as_ref().filter(|_| !formed).map(FoundingSet::hash),
+            founding_set: self.set.as_ref().filter(|_| !formed && !bound).map(FoundingSet::hash),
             to,
             formed: directory.cluster().filter(|_| formed),
             // Only while it is about the own cluster: an old one would unseat a new one.

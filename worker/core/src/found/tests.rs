@@ -450,6 +450,20 @@ fn a_lone_founder_that_lost_its_disk_joins_the_recorded_cluster_at_whoever_is_in
 }
 
 #[test]
+fn the_founding_set_of_before_keeps_nobody_from_the_recorded_cluster() {
+    let mut sim = Sim::of(3, 1, None);
+    (0..3).for_each(|i| sim.start(i));
+    assert!(sim.run(5_000, |sim| sim.formed_by(3)));
+    sim.recorded = sim.formed_in(0);
+    let joiner = sim.add("n3".to_owned(), Plan::Found(set(1)));
+    sim.start(joiner);
+    sim.pass(5_000);
+    assert!(sim.waiting(joiner).starts_with("founding sets differ"), "{}", sim.waiting(joiner));
+    sim.read_record(joiner);
+    assert!(sim.run(5_000, |sim| sim.formed_in(joiner) == sim.recorded), "{}", sim.waiting(joiner));
+}
+
+#[test]
 fn an_empty_directory_refuses_every_cluster_but_the_recorded_one() {
     let mut sim = Sim::of(3, 1, None);
     (0..3).for_each(|i| sim.start(i));
