@@ -30,7 +30,9 @@ pub(super) fn outdated_and_down(scene: &Scene<'_>) -> Option<Decision> {
     let pod = scene.observed.pods.values().find(|pod| {
         let runs_unregistered = || match &scene.observed.registry {
             Registry::Known(_) => !pod.ready && scene.node_of(pod).is_none(),
-            Registry::Unknown { .. } | Registry::Founding { .. } => false,
+            // What has never formed serves nobody: its directories are on the volumes.
+            Registry::Founding { .. } => !pod.ready && !scene.observed.formed,
+            Registry::Unknown { .. } => false,
         };
         let useless = pod.down >= NOT_RUNNING || (pod.age >= NOT_RUNNING && runs_unregistered());
         useless && !pod.deleting && scene.is_outdated(pod)

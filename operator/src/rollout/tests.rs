@@ -150,6 +150,20 @@ fn a_template_that_never_ran_is_repaired_by_an_edit() {
 }
 
 #[test]
+fn workers_that_run_but_cannot_found_are_repaired_by_an_edit() {
+    let mut world = World::new(3, 5);
+    world.mute.insert("r1".to_owned());
+    for _ in 0..60 {
+        if world.step().step.is_none() {
+            world.tick();
+        }
+    }
+    assert!(world.seen.pods.values().all(|pod| pod.down.is_zero() && !pod.ready));
+    world.revision = 2;
+    settle(&mut world, 300);
+}
+
+#[test]
 fn hibernation_keeps_every_volume_and_resumes_with_the_former_members() {
     for to in [1, 3, 5, 6] {
         let mut world = formed(5, 6);

@@ -37,6 +37,8 @@ pub struct World {
     /// Revision of the template, and those whose pods never run.
     pub revision: u32,
     pub broken: BTreeSet<String>,
+    /// Revisions whose workers run and reach nobody.
+    pub mute: BTreeSet<String>,
     next_uid: u64,
     next_node: u64,
     /// Member id kept on the volume of each ordinal.
@@ -67,6 +69,7 @@ impl World {
             confirmed: false,
             revision: 1,
             broken: BTreeSet::new(),
+            mute: BTreeSet::new(),
             next_uid: 0,
             next_node: 0,
             volumes: BTreeMap::new(),
@@ -378,7 +381,9 @@ impl World {
             }
         }
         let up = |name: &String| {
-            self.seen.pods.values().any(|pod| pod.name == *name && pod.down.is_zero())
+            self.seen.pods.values().any(|pod| {
+                pod.name == *name && pod.down.is_zero() && !self.mute.contains(&pod.revision)
+            })
         };
         self.joined |= !founding.is_empty() && founding.iter().all(up);
     }
