@@ -139,19 +139,24 @@ fn event(step: &Step) -> Option<(EventType, &'static str, String)> {
 pub(super) async fn tell(pass: &Pass<'_>, step: &Step) {
     let Some((type_, reason, note)) = event(step) else { return };
     let mut secondary = pass.cluster.object_ref(&());
-    // Events of one reason about several pods would become one otherwise.
-    if let Some(pod) = subject(step) {
-        secondary.kind = Some("Pod".to_owned());
+    // Events of one reason about several objects would become one otherwise.
+    if let Some((kind, name)) = subject(step) {
+        secondary.kind = Some(kind.to_owned());
         secondary.api_version = Some("v1".to_owned());
-        secondary.name = Some(pod.to_owned());
+        secondary.name = Some(name.to_owned());
         secondary.uid = None;
         secondary.resource_version = None;
     }
+    let action = match step {
+        // Nor is one size another.
+        Step::Resize { replicas, .. } => format!("{}_{replicas}", kind(step)),
+        other => kind(other).to_owned(),
+    };
     let event = Event {
         type_,
         reason: reason.to_owned(),
         note: Some(note),
-        action: kind(step).to_owned(),
+        action,
         secondary: Some(secondary),
     };
     let published = pass.context.recorder.publish(&event, &pass.cluster.object_ref(&())).await;
@@ -160,7 +165,8 @@ pub(super) async fn tell(pass: &Pass<'_>, step: &Step) {
     }
 }
 
-fn subject(step: &Step) -> Option<&str> {
+/// Kind and name of what a step is about, beside the cluster.
+fn subject(step: &Step) -> Option<(&'static str, &str)> {
     match step {
         Step::ReportDeath { name, .. }
         | Step::CancelDrain { name, .. }
@@ -168,14 +174,15 @@ fn subject(step: &Step) -> Option<&str> {
         | Step::DrainForRestart { name, .. }
         | Step::Close { name, .. }
         | Step::Remove { name, .. }
-        | Step::DeletePod { name, .. } => Some(name),
+        | Step::DeletePod { name, .. } => Some(("Pod", name)),
+        Step::DeleteClaim { name, .. } | Step::AdoptClaim { name } => {
+            Some(("PersistentVolumeClaim", name))
+        }
         Step::CreateIdentity { .. }
         | Step::Resize { .. }
         | Step::RecordCluster { .. }
         | Step::ConfirmFounding { .. }
         | Step::Configure(_)
-        | Step::StopAll
-        | Step::DeleteClaim { .. }
-        | Step::AdoptClaim { .. } => None,
+        | Step::StopAll => None,
     }
 }
