@@ -158,7 +158,7 @@ impl<'a> Pass<'a> {
     }
 
     /// Everything that needs no decision; true where something was written.
-    async fn children(&self, paused: bool) -> Result<bool, Error> {
+    async fn children(&mut self, paused: bool) -> Result<bool, Error> {
         let built = self.built()?;
         let children = built.children();
         let mut written = match &children.budget {
@@ -184,7 +184,12 @@ impl<'a> Pass<'a> {
         written |= certificates::ensure(&built, &self.live, &self.applier, self.context).await?;
         if let Some(set) = &self.observed.set {
             let object = self.set(set.replicas, set.former)?;
-            written |= self.noted(self.applier.ensure_set(&object).await?);
+            if self.noted(self.applier.ensure_set(&object).await?) {
+                // What revision the new template becomes is not seen yet: no pod is known to have
+                // it, and the status must not say so.
+                self.observed.set.iter_mut().for_each(|set| set.revision = None);
+                written = true;
+            }
         }
         Ok(written)
     }
