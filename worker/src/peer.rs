@@ -141,6 +141,11 @@ impl AddressBook {
         names.insert(address.to_owned(), name.to_owned());
     }
 
+    /// The name that who answers at an address must hold, where discovery knows it.
+    pub fn named(&self, address: &str) -> Option<String> {
+        self.0.names.read().get(address).cloned()
+    }
+
     /// The address to dial now.
     pub fn address(&self, node: NodeId) -> Option<String> {
         self.0.addresses.read().get(&node).and_then(|known| known.front().cloned())
@@ -307,7 +312,7 @@ impl Dialer {
             here.last().map(|(_, peer)| peer.name.clone())
         };
         of_row
-            .or_else(|| self.channels.book.0.names.read().get(&self.address).cloned())
+            .or_else(|| self.channels.book.named(&self.address))
             .or_else(at_address)
             .unwrap_or_else(|| tls::host(&self.address))
     }

@@ -18,7 +18,7 @@ use tokio::sync::watch;
 use tracing::{info, warn};
 
 use super::PeerSet;
-use crate::{config::HostPort, pod::client};
+use crate::{config::HostPort, peer::AddressBook, pod::client};
 
 /// Names known at once, of pods long gone too: twice the largest cluster.
 const MOST: usize = 2_048;
@@ -29,6 +29,8 @@ pub struct Kubernetes {
     selector: String,
     /// Of the RAFT_ADDRESS: the pods of one cluster all have the same.
     port: u16,
+    /// Told first: nobody is dialled before it is known who must answer there.
+    book: AddressBook,
     /// Listed, and not gone since.
     present: BTreeSet<String>,
     /// The API server does not answer, and that was logged.
@@ -42,8 +44,15 @@ impl std::fmt::Debug for Kubernetes {
 }
 
 impl Kubernetes {
-    pub fn new(client: Client, namespace: String, selector: String, port: u16) -> Self {
-        Self { client, namespace, selector, port, present: BTreeSet::new(), failing: false }
+    pub fn new(
+        client: Client,
+        namespace: String,
+        selector: String,
+        port: u16,
+        book: AddressBook,
+    ) -> Self {
+        let present = BTreeSet::new();
+        Self { client, namespace, selector, port, book, present, failing: false }
     }
 
     pub async fn run(mut self, peers: &watch::Sender<PeerSet>) {
@@ -92,6 +101,7 @@ impl Kubernetes {
     fn learn(&mut self, pod: &Pod, peers: &watch::Sender<PeerSet>) {
         let Some((name, address)) = node(pod, self.port) else { return };
         self.present.insert(name.clone());
+        self.book.name(&address, &name);
         peers.send_if_modified(|peers| {
             if peers.named.len() >= MOST && !peers.named.contains_key(&name) {
                 let gone = peers.named.keys().find(|name| !self.present.contains(*name)).cloned();

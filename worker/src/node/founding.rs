@@ -46,7 +46,8 @@ pub(super) fn discovery(
         }
         (config::Discovery::Kubernetes(selector), Some(client), Some(namespace)) => {
             let port = config.raft_address.port;
-            let pods = Kubernetes::new(client.clone(), namespace, selector.clone(), port);
+            let book = channels.book().clone();
+            let pods = Kubernetes::new(client.clone(), namespace, selector.clone(), port, book);
             Some(discovery::Source::Kubernetes(pods))
         }
         (config::Discovery::Kubernetes(_) | config::Discovery::Static, _, _) => None,

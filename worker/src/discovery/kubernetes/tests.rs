@@ -10,7 +10,8 @@ use crate::pod::api::{Api, pod};
 const DEADLINE: Duration = Duration::from_secs(20);
 
 fn found(client: Client) -> Kubernetes {
-    Kubernetes::new(client, "ns".to_owned(), "app=x,tier=y".to_owned(), 12_000)
+    let (namespace, selector) = ("ns".to_owned(), "app=x,tier=y".to_owned());
+    Kubernetes::new(client, namespace, selector, 12_000, AddressBook::default())
 }
 
 async fn until(peers: &mut watch::Receiver<PeerSet>, wanted: impl Fn(&PeerSet) -> bool) {
@@ -28,6 +29,7 @@ async fn names_are_added_and_moved_and_never_removed() {
     let peers = watch::Sender::default();
     let mut seen = peers.subscribe();
     let looking = found(api.client());
+    let book = looking.book.clone();
     let story = async {
         until(&mut seen, |peers| peers.listed).await;
         assert!(seen.borrow().named.is_empty());
@@ -44,6 +46,9 @@ async fn names_are_added_and_moved_and_never_removed() {
         api.set(vec![pod("o-1", "10.0.0.9")]);
         let moved = named(&[("o-0", "10.0.0.1:12000"), ("o-1", "10.0.0.9:12000")]);
         until(&mut seen, |peers| peers.named == moved && peers.trouble.is_none()).await;
+        for address in ["[fd00::1]:12000", "10.0.0.9:12000"] {
+            assert_eq!(book.named(address).as_deref(), Some("o-1"), "who must answer at {address}");
+        }
     };
     tokio::select! {
         () = looking.run(&peers) => panic!("it looks for ever"),
