@@ -2,10 +2,12 @@
 CARGO ?= cargo
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
-.PHONY: demo test verify fix bench sim setup help
+.PHONY: demo images kube-demo test verify fix bench sim setup help
 
 help:
 	@printf 'make demo    a cluster on this machine, driven, grown, drained, rolled, killed: a verdict\n'
+	@printf 'make kube-demo  the same on Kubernetes, of this machine or named by SHOAL_TEST_KUBECONFIG\n'
+	@printf 'make images  worker and operator as OCI archives, in target/images/release\n'
 	@printf 'make test    everything\nmake verify  formatting and lints, writes nothing\nmake fix     formats and applies lints\n'
 	@printf 'make bench   the figures of BENCHMARKS.md; ONLY="kill-leader form" takes those alone\n'
 	@printf 'make sim     more seeds of the simulated machines: SEEDS=5000 SEED_BASE=0\n'
@@ -16,6 +18,17 @@ setup:
 demo: setup
 	@$(CARGO) build --release --quiet --bin shoal
 	@target/release/shoal dev --demo
+
+images: setup
+	@tests/kube/images.sh release
+
+kube-demo: setup
+	@tests/setup.sh kube
+	@tests/setup.sh clients
+	@tests/clients/build.sh
+	@tests/kube/images.sh release --next
+	@$(CARGO) build --release --quiet --bin shoal-kube-demo
+	@target/release/shoal-kube-demo
 
 test: setup
 	@tests/run.sh

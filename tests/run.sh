@@ -39,4 +39,15 @@ if target/debug/shoal dev --help >/dev/null 2>&1; then
     fi
   done
 fi
-echo "left out: model checking, whole-cluster simulation, network namespaces, Kubernetes (not built yet)"
+left_out="model checking, whole-cluster simulation, network namespaces (not built yet)"
+# A cluster of our own needs root; one of the user must be named.
+if [ "$(id -u)" = 0 ] || [ -n "${SHOAL_TEST_KUBECONFIG:-}" ]; then
+  tests/setup.sh kube
+  rung "build of Kubernetes" tests/kube/build.sh
+  rung "images" tests/kube/images.sh debug --next
+  cargo build --quiet --bin shoal-kube-demo
+  rung "kube-demo: planned changes fail nothing on Kubernetes" target/debug/shoal-kube-demo
+else
+  left_out+="; Kubernetes (needs root, or SHOAL_TEST_KUBECONFIG)"
+fi
+echo "left out: $left_out"

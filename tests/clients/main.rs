@@ -5,108 +5,39 @@
 // Everything here is a test, outside of the product.
 #![allow(clippy::unwrap_used, clippy::disallowed_methods)]
 
-use std::{
-    collections::BTreeMap,
-    env, fmt,
-    io::Read as _,
-    process::{Child, Command, Stdio},
-    time::Instant,
-};
+use std::{env, process::Command, time::Instant};
 
-use serde::Deserialize;
-use shoal_tests::{Cluster, Node, Vip, space, wait};
+use shoal_tests::{
+    Cluster, Node, Vip,
+    stock::{self, Load, Stock},
+    wait,
+};
 
 /// Enough to last from before the first change until after the last.
 const CALLS: &str = "3000";
 /// Calls a second of each client.
 const RATE: &str = "200";
 const CONNECTIONS: &str = "16";
+const KEYS: usize = 1_000;
 /// Twice what is promised of a release build on an idle machine, which `make bench` holds.
 const LONGEST_STALL_MS: f64 = 2_000.0;
 /// At least this share enters at a node that is not the owner.
 const FORWARDED_PERCENT: f64 = 60.0;
 
-/// What a client says at its end.
-#[derive(Deserialize)]
-struct Told {
-    client: String,
-    calls: u64,
-    seconds: f64,
-    failed: u64,
-    failures: BTreeMap<String, u64>,
-    forwarded_percent: f64,
-    longest_ms: f64,
-    /// Seconds after its first call.
-    longest_at: f64,
-    lost: u64,
-    doubled: u64,
-    unread: u64,
-}
-
-impl fmt::Display for Told {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{}: {} calls in {:.0} s, {:.0} % forwarded, {} failed {:?}, longest {:.0} ms after {:.1} s, \
-             {} lost, {} doubled, {} not read",
-            self.client,
-            self.calls,
-            self.seconds,
-            self.forwarded_percent,
-            self.failed,
-            self.failures,
-            self.longest_ms,
-            self.longest_at,
-            self.lost,
-            self.doubled,
-            self.unread,
-        )
-    }
-}
-
-struct Client {
-    child: Child,
-}
-
-impl Client {
-    fn start(mut program: Command, vip: &Vip) -> Self {
-        let setting = |name, default: &str| env::var(name).unwrap_or(default.to_owned());
-        program.arg(format!("--addresses={}", vip.addresses()));
-        program.arg(format!("--calls={}", setting("CLIENT_CALLS", CALLS)));
-        program.arg(format!("--rate={}", setting("CLIENT_RATE", RATE)));
-        let child = program.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn();
-        Self { child: child.expect("tests/clients/build.sh was run") }
-    }
-
-    #[track_caller]
-    fn assert_runs(&mut self) {
-        assert_eq!(self.child.try_wait().unwrap(), None, "a client ended early");
-    }
-
-    /// Closes its standard input: the story is over.
-    fn end(mut self) -> Told {
-        drop(self.child.stdin.take());
-        let mut told = String::new();
-        self.child.stdout.take().unwrap().read_to_string(&mut told).unwrap();
-        assert!(self.child.wait().unwrap().success());
-        serde_json::from_str(&told).unwrap()
-    }
-}
-
-impl Drop for Client {
-    fn drop(&mut self) {
-        // Both fail only where it has ended.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-fn clients(vip: &Vip) -> Vec<Client> {
-    let built = space::build_directory().join("clients");
-    let mut python = Command::new(built.join("python/venv/bin/python"));
-    python.arg(built.join("python/client.py"));
-    let go = Command::new(built.join("go/client"));
-    [python, go].into_iter().map(|program| Client::start(program, vip)).collect()
+fn clients(vip: &Vip) -> Vec<Stock> {
+    let setting = |name, default: &str| env::var(name).unwrap_or(default.to_owned());
+    let load = Load {
+        addresses: vip.addresses(),
+        calls: setting("CLIENT_CALLS", CALLS).parse().unwrap(),
+        keys: KEYS,
+        rate: setting("CLIENT_RATE", RATE).parse().unwrap(),
+    };
+    let start = |words: Vec<String>| {
+        let mut program = Command::new(&words[0]);
+        program.args(&words[1..]);
+        Stock::start(program, &load).unwrap()
+    };
+    stock::programs().into_iter().map(start).collect()
 }
 
 /// Two nodes join, one is removed and leaves, every other one restarts, one by one.
@@ -145,12 +76,11 @@ fn planned_changes_fail_no_call_of_a_stock_client() {
     let vip = Vip::new(&cluster.nodes, connections.parse().unwrap());
     let mut clients = clients(&vip);
     story(&mut cluster);
-    clients.iter_mut().for_each(Client::assert_runs);
+    assert!(clients.iter_mut().all(Stock::runs), "a client ended early");
     for client in clients {
-        let told = client.end();
+        let told = client.end().unwrap();
         println!("{told}");
-        assert!(told.calls > 0, "{told}");
-        assert_eq!((told.failed, told.lost, told.doubled, told.unread), (0, 0, 0, 0), "{told}");
+        assert!(told.flawless(), "{told}");
         assert!(told.longest_ms <= LONGEST_STALL_MS, "{told}");
         assert!(told.forwarded_percent >= FORWARDED_PERCENT, "{told}");
     }

@@ -23,5 +23,6 @@ pub use self::{
     cluster::{Cluster, down, exists, names},
     component::{Backoff, Component, Node, Tier},
     namespace::Namespace,
+    process::within,
     volumes::keep as keep_volumes,
 };

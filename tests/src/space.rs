@@ -66,8 +66,17 @@ impl Drop for Space {
     }
 }
 
-/// `target`, wherever it lies: this program is `target/<profile>/deps/<name>`.
+/// `target`, wherever it lies.
 pub fn build_directory() -> PathBuf {
+    profile_directory().parent().expect("a profile's directory lies in the build directory").into()
+}
+
+/// `target/<profile>`: a program lies in it, a test in its `deps`.
+pub fn profile_directory() -> PathBuf {
     let program = env::current_exe().expect("this program has a path");
-    program.ancestors().nth(3).expect("it lies in the build directory").to_owned()
+    let directory = program.parent().expect("it lies in a directory");
+    if directory.ends_with("deps") {
+        return directory.parent().expect("deps lies in a directory").to_owned();
+    }
+    directory.to_owned()
 }

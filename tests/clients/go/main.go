@@ -41,6 +41,7 @@ type tally struct {
 	longest          time.Duration
 	longestDue       time.Time
 	failures         map[string]int
+	failedDue        []time.Time
 	acknowledged     []int64
 }
 
@@ -53,6 +54,7 @@ type report struct {
 	Forwarded float64        `json:"forwarded_percent"`
 	Longest   float64        `json:"longest_ms"`
 	LongestAt float64        `json:"longest_at"`
+	FailedAt  []float64      `json:"failed_at"`
 	Lost      int64          `json:"lost"`
 	Doubled   int64          `json:"doubled"`
 	Unread    int            `json:"unread"`
@@ -65,6 +67,7 @@ func (t *tally) increment(client pb.ShoalClient, key int, name []byte, due time.
 	if err != nil {
 		known := status.Convert(err)
 		t.failures[fmt.Sprintf("%s: %s", known.Code(), known.Message())]++
+		t.failedDue = append(t.failedDue, due)
 	} else if _, err := strconv.ParseInt(string(answer.Payload), 10, 64); err != nil {
 		t.failures["the answer is no number"]++
 	} else {
@@ -170,6 +173,9 @@ func (t *tally) report(clients []pb.ShoalClient, names [][]byte, began time.Time
 	}
 	for _, count := range t.failures {
 		told.Failed += count
+	}
+	if last := len(t.failedDue) - 1; last >= 0 {
+		told.FailedAt = []float64{t.failedDue[0].Sub(began).Seconds(), t.failedDue[last].Sub(began).Seconds()}
 	}
 	for key, name := range names {
 		value, ok := read(clients[key%len(clients)], name)

@@ -30,6 +30,7 @@ class Tally:
         # How long the slowest call took, and when it was due.
         self.longest = (0.0, 0.0)
         self.failures = collections.Counter()
+        self.failed = []
         self.acknowledged = [0] * keys
 
 
@@ -43,6 +44,7 @@ async def increment(stub, tally, key, name, due):
         tally.forwarded += answer.forwarded
     except grpc.aio.AioRpcError as error:
         tally.failures[f"{error.code().name}: {error.details()}"] += 1
+        tally.failed.append(due)
     except ValueError:
         tally.failures[f"the answer is no number: {answer.payload!r}"] += 1
     tally.longest = max(tally.longest, (time.monotonic() - due, due))
@@ -99,6 +101,7 @@ def report(tally, began, lasted, values):
         "forwarded_percent": round(100 * tally.forwarded / max(1, tally.calls), 1),
         "longest_ms": round(1_000 * tally.longest[0], 1),
         "longest_at": round(tally.longest[1] - began, 1),
+        "failed_at": [round(tally.failed[at] - began, 1) for at in (0, -1) if tally.failed],
         "lost": sum(max(0, wanted - value) for value, wanted in known),
         "doubled": sum(max(0, value - wanted) for value, wanted in known),
         "unread": len(pairs) - len(known),

@@ -15,6 +15,10 @@ const ROOT: &str = "/sys/fs/cgroup";
 /// Processes of pods have ended by then; the kernel takes a moment to forget them.
 const PATIENCE: Duration = Duration::from_secs(20);
 
+/// What a cluster gets of a processor that others want too, in the units of either version:
+/// nearly all. Pods ask for little, and what a suite waits for must not starve beside a build.
+const CPU: [(&str, &str); 2] = [("cpu.shares", "200000"), ("cpu.weight", "10000")];
+
 /// Makes `/<name>/<child>` in every hierarchy.
 pub(crate) fn create(name: &str, children: &[&str]) -> anyhow::Result<()> {
     for hierarchy in hierarchies()? {
@@ -22,6 +26,12 @@ pub(crate) fn create(name: &str, children: &[&str]) -> anyhow::Result<()> {
             fs::create_dir_all(&path).with_context(|| path.display().to_string())?;
             inherit_cpus(&hierarchy, &hierarchy.join(name))?;
             inherit_cpus(&hierarchy.join(name), &path)?;
+        }
+        for (file, share) in CPU {
+            let path = hierarchy.join(name).join(file);
+            if path.exists() {
+                fs::write(&path, share).with_context(|| path.display().to_string())?;
+            }
         }
     }
     Ok(())
@@ -50,6 +60,23 @@ pub(crate) fn remove(name: &str) -> anyhow::Result<()> {
 /// Whether any hierarchy still has `/<name>`.
 pub(crate) fn exists(name: &str) -> anyhow::Result<bool> {
     Ok(hierarchies()?.iter().any(|hierarchy| hierarchy.join(name).exists()))
+}
+
+/// Processes of the container of this id, below `/<name>`.
+pub(crate) fn processes(name: &str, container: &str) -> anyhow::Result<Vec<i32>> {
+    let hierarchies = hierarchies()?;
+    let mut open = vec![hierarchies.first().context("no cgroups")?.join(name)];
+    while let Some(path) = open.pop() {
+        if path.ends_with(container) {
+            let list = fs::read_to_string(path.join("cgroup.procs"))?;
+            return Ok(list.split_whitespace().filter_map(|id| id.parse().ok()).collect());
+        }
+        // A pod may end while this looks.
+        let Ok(entries) = fs::read_dir(&path) else { continue };
+        let entries = entries.flatten();
+        open.extend(entries.filter(|e| e.path().is_dir()).map(|entry| entry.path()));
+    }
+    anyhow::bail!("container {container} has no cgroup")
 }
 
 fn remove_tree(path: &Path) -> io::Result<()> {

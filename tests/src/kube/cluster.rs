@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
     process::Command,
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use ::kube::{
@@ -23,7 +23,7 @@ use super::{
     named::Named,
     namespace::Namespace,
     place::{self, Place},
-    process::within,
+    process::{Process, within},
     sandbox::{Sandbox, path_with},
 };
 use crate::image::{self, Built};
@@ -199,22 +199,24 @@ impl Cluster {
         }
     }
 
-    /// Ends the main process of a container, as the kernel would for want of memory.
+    /// Ends the main process of a container, as the kernel would for want of memory: it has
+    /// ended when this returns. Says when the signal was sent.
     pub fn kill_container(
         &self,
         namespace: &str,
         pod: &str,
         container: &str,
-    ) -> anyhow::Result<()> {
+    ) -> anyhow::Result<Instant> {
         let path = format!(
-            "jsonpath={{.spec.nodeName}} \
-             {{.status.containerStatuses[?(@.name==\"{container}\")].containerID}}"
+            "jsonpath={{.status.containerStatuses[?(@.name==\"{container}\")].containerID}}"
         );
         let told = self.kubectl(&["get", "pod", pod, "-n", namespace, "-o", &path])?;
-        let (node, id) = told.trim().split_once(" containerd://").context("it does not run")?;
-        let node = Node::ALL.into_iter().find(|one| one.name() == node).context("no such node")?;
-        run(self.own()?.containers(node).args(["tasks", "kill", "--signal=SIGKILL", id]))?;
-        Ok(())
+        let id = told.trim().strip_prefix("containerd://").context("it does not run")?;
+        let processes = cgroup::processes(&self.own()?.place.cgroup(), id)?;
+        let main = processes.into_iter().find_map(Process::of).context("it does not run")?;
+        let sent = Instant::now();
+        main.end(Signal::KILL, PATIENCE)?;
+        Ok(sent)
     }
 
     /// How long containers of a node that end again and again wait.

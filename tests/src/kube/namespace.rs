@@ -3,7 +3,7 @@
 use std::{
     fmt,
     ops::Deref,
-    sync::atomic::{AtomicU32, Ordering},
+    sync::atomic::{AtomicBool, AtomicU32, Ordering},
     thread,
     time::{SystemTime, UNIX_EPOCH},
 };
@@ -15,6 +15,7 @@ use super::cluster::Cluster;
 pub struct Namespace<'a> {
     cluster: &'a Cluster,
     name: String,
+    kept: AtomicBool,
 }
 
 impl<'a> Namespace<'a> {
@@ -32,7 +33,12 @@ impl<'a> Namespace<'a> {
             let waits = ["wait", "--for=create", "serviceaccount/default", "--timeout=60s", "-n"];
             cluster.kubectl(&[&waits[..], &[&name]].concat())?;
         }
-        Ok(Self { cluster, name })
+        Ok(Self { cluster, name, kept: AtomicBool::new(false) })
+    }
+
+    /// Leaves it there, to be looked at.
+    pub fn keep(&self) {
+        self.kept.store(true, Ordering::Relaxed);
     }
 
     /// `kubectl` in this namespace.
@@ -69,7 +75,7 @@ impl Drop for Namespace<'_> {
                 eprintln!("{}", self.kubectl(what).unwrap_or_else(|error| error.to_string()));
             }
             eprintln!("-- kept: namespace {}", self.name);
-        } else {
+        } else if !self.kept.load(Ordering::Relaxed) {
             let _ = self.cluster.kubectl(&["delete", "namespace", &self.name, "--wait=false"]);
         }
     }

@@ -1,7 +1,6 @@
 //! Where a cluster keeps what it knows: `target/kube/<name>`, seen inside as `/run/shoal`.
 
 use std::{
-    env,
     fs::{self, File},
     hash::{DefaultHasher, Hash as _, Hasher as _},
     io,
@@ -9,6 +8,8 @@ use std::{
 };
 
 use anyhow::ensure;
+
+use crate::space::{build_directory, profile_directory};
 
 /// Longest name of a cluster: it becomes part of names that the kernel and containerd limit.
 const MAX_NAME: usize = 20;
@@ -127,18 +128,4 @@ pub(crate) fn harness() -> anyhow::Result<PathBuf> {
     let path = profile_directory().join("shoal-kube");
     ensure!(path.exists(), "run cargo build -p shoal-tests --bin shoal-kube: {path:?} is missing");
     Ok(path)
-}
-
-fn build_directory() -> PathBuf {
-    profile_directory().parent().expect("a profile's directory lies in the build directory").into()
-}
-
-/// `target/<profile>`: a program lies in it, a test in its `deps`.
-fn profile_directory() -> PathBuf {
-    let program = env::current_exe().expect("this program has a path");
-    let directory = program.parent().expect("it lies in a directory");
-    if directory.ends_with("deps") {
-        return directory.parent().expect("deps lies in a directory").to_owned();
-    }
-    directory.to_owned()
 }

@@ -69,7 +69,7 @@ impl Process {
 }
 
 /// Looks until it succeeds; past `patience`, the last error.
-pub(crate) fn within<T>(
+pub fn within<T>(
     patience: Duration,
     mut look: impl FnMut() -> anyhow::Result<T>,
 ) -> anyhow::Result<T> {
