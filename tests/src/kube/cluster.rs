@@ -112,9 +112,13 @@ impl Cluster {
 
     /// For use within [`Cluster::block_on`].
     pub async fn client(&self) -> anyhow::Result<Client> {
+        Ok(Client::try_from(self.config().await?)?)
+    }
+
+    /// What a client is made from, for one that differs.
+    pub async fn config(&self) -> anyhow::Result<Config> {
         let config = Kubeconfig::read_from(self.kubeconfig())?;
-        let config = Config::from_custom_kubeconfig(config, &KubeConfigOptions::default()).await?;
-        Ok(Client::try_from(config)?)
+        Ok(Config::from_custom_kubeconfig(config, &KubeConfigOptions::default()).await?)
     }
 
     /// A program in the network of the cluster, with its kubeconfig, and with `kubectl` and
