@@ -385,4 +385,4 @@ fn default_issuer_group() -> String {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

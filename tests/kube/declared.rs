@@ -264,7 +264,7 @@ fn limits(leaf: &Value) -> (Vec<Value>, Vec<Value>) {
 
 fn leaves(schema: &Value, path: &[String], found: &mut Vec<(Vec<String>, Value)>) {
     for (name, field) in schema["properties"].as_object().into_iter().flatten() {
-        let path = [path, &[name.clone()]].concat();
+        let path = [path, std::slice::from_ref(name)].concat();
         if field["properties"].is_object() {
             leaves(field, &path, found);
         } else {

@@ -8,22 +8,9 @@ use serde_json::{Value, json};
 use super::*;
 use crate::{
     build::identity::Identity,
-    crd::{ShardCluster, State},
+    crd::{ShardCluster, State, tests::stored},
     validate::{Existing, validate},
 };
-
-fn cluster(spec: &Value) -> ShardCluster {
-    let mut whole = json!({
-        "apiVersion": "shoal.dev/v1alpha1",
-        "kind": "ShardCluster",
-        "metadata": { "name": "demo", "namespace": "shop", "uid": "u-1" },
-        "spec": { "image": "registry.example/shoal:0.1.0" },
-    });
-    for (field, value) in spec.as_object().expect("an object") {
-        whole["spec"][field] = value.clone();
-    }
-    serde_json::from_value(whole).expect("a ShardCluster")
-}
 
 /// Everything of a cluster that does not hold secrets, in the order in which it is applied.
 fn documents(shard_cluster: &ShardCluster) -> Vec<Value> {
@@ -48,7 +35,7 @@ fn documents(shard_cluster: &ShardCluster) -> Vec<Value> {
 /// Compares with the committed copy. A changed template restarts every pod of every user at the
 /// upgrade of the operator: new copies are for new features only, behind a setting.
 fn golden(name: &str, spec: &Value) {
-    let yaml = documents(&cluster(spec))
+    let yaml = documents(&stored(spec))
         .iter()
         .map(|document| serde_saphyr::to_string(document).expect("yaml"))
         .collect::<Vec<_>>()
@@ -106,8 +93,8 @@ fn what_is_applied_is_what_was_reviewed() {
 
 #[test]
 fn everything_is_owned_labelled_and_found_by_three_labels() {
-    let names = Names::of(&cluster(&json!({}))).selector();
-    for document in documents(&cluster(&json!({}))) {
+    let names = Names::of(&stored(&json!({}))).selector();
+    for document in documents(&stored(&json!({}))) {
         let metadata = &document["metadata"];
         let kind = document["kind"].as_str().expect("a kind");
         assert_eq!(metadata["namespace"], "shop", "{kind}");
@@ -128,7 +115,7 @@ fn everything_is_owned_labelled_and_found_by_three_labels() {
 fn pods_pass_the_restricted_profile() {
     for spec in [json!({}), json!({"storage": {"type": "Ephemeral"}, "tls": {"mode": "Disabled"}})]
     {
-        let shard_cluster = cluster(&spec);
+        let shard_cluster = stored(&spec);
         let template = pod::template(&Cluster::of(&shard_cluster).expect("stored"));
         assert_eq!(template["spec"]["securityContext"]["seccompProfile"]["type"], "RuntimeDefault");
         for container in template["spec"]["containers"].as_array().expect("containers") {
@@ -153,7 +140,7 @@ fn the_budget_is_there_when_it_can_help() {
         (json!({"replicas": 3, "state": "Paused"}), true),
         (json!({"replicas": 3, "state": "Stopped"}), false),
     ] {
-        let shard_cluster = cluster(&spec);
+        let shard_cluster = stored(&spec);
         let children = Cluster::of(&shard_cluster).expect("stored").children();
         assert_eq!(children.budget.is_some(), wanted, "{spec}");
     }
@@ -161,7 +148,7 @@ fn the_budget_is_there_when_it_can_help() {
 
 #[test]
 fn who_founds_is_read_back() {
-    let shard_cluster = cluster(&json!({}));
+    let shard_cluster = stored(&json!({}));
     let seen = Cluster::of(&shard_cluster).expect("stored");
     for (replicas, founding) in [
         (1, vec!["demo-0"]),
@@ -195,7 +182,7 @@ proptest! {
         first in 0..=1000_i32,
     ) {
         let storage = json!({"storage": {"type": if ephemeral { "Ephemeral" } else { "Persistent" }}});
-        let plain = cluster(&storage);
+        let plain = stored(&storage);
         let mut changed = plain.clone();
         changed.spec.replicas = replicas;
         changed.spec.max_voters = voters;
@@ -221,7 +208,7 @@ proptest! {
         for value in [json!(text), json!(number), json!([text]), json!([{ "name": text }]), json!(null)] {
             for field in ["containers", "volumes", "env", "nodeSelector", "tolerationz"] {
                 let over = json!({"spec": {field: value}});
-                let shard_cluster = cluster(&json!({"podTemplate": over}));
+                let shard_cluster = stored(&json!({"podTemplate": over}));
                 let seen = Cluster::of(&shard_cluster).expect("stored");
                 let once = pod::template(&seen);
                 let mut twice = once.as_object().expect("an object").clone();

@@ -3,12 +3,27 @@
 
 use std::{fs, path::PathBuf};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::{
+    ShardCluster,
     condition::{Condition, ConditionType},
     definition,
 };
+
+/// A cluster as the API server would hand it out, with this spec beside its image.
+pub(crate) fn stored(spec: &Value) -> ShardCluster {
+    let mut whole = json!({
+        "apiVersion": "shoal.dev/v1alpha1",
+        "kind": "ShardCluster",
+        "metadata": { "name": "demo", "namespace": "shop", "uid": "u-1" },
+        "spec": { "image": "registry.example/shoal:0.1.0" },
+    });
+    for (field, value) in spec.as_object().expect("an object") {
+        whole["spec"][field] = value.clone();
+    }
+    serde_json::from_value(whole).expect("a ShardCluster")
+}
 
 /// Compares a committed file with what it should be.
 fn committed(path: &str, wanted: &str) {

@@ -7,25 +7,11 @@ use serde_json::{Value, json};
 use super::*;
 use crate::{
     build::pod,
-    crd::{PodTemplate, State, StorageType},
+    crd::{PodTemplate, State, StorageType, tests::stored},
 };
 
-/// A stored cluster with this spec beside its image.
-fn cluster(spec: Value) -> ShardCluster {
-    let mut whole = json!({
-        "apiVersion": "shoal.dev/v1alpha1",
-        "kind": "ShardCluster",
-        "metadata": { "name": "demo", "namespace": "shop", "uid": "u-1" },
-        "spec": { "image": "shoal:1" },
-    });
-    for (field, value) in spec.as_object().expect("an object") {
-        whole["spec"][field] = value.clone();
-    }
-    serde_json::from_value(whole).expect("a ShardCluster")
-}
-
 fn paths(spec: Value, reason: Stalled) -> Vec<String> {
-    let cluster = cluster(spec);
+    let cluster = stored(&spec);
     let problems = validate(&cluster, &Existing::default()).err().unwrap_or_default();
     assert!(problems.iter().all(|problem| problem.reason == reason), "{problems:?}");
     problems.into_iter().map(|problem| problem.path).collect()
@@ -47,7 +33,7 @@ fn what_has_no_behaviour_yet_is_refused() {
     ] {
         assert_eq!(paths(spec, Stalled::NotSupported), [path]);
     }
-    assert!(validate(&cluster(json!({})), &Existing::default()).is_ok());
+    assert!(validate(&stored(&json!({})), &Existing::default()).is_ok());
 }
 
 #[test]
@@ -149,7 +135,7 @@ fn the_rest_of_the_template_is_the_users() {
 
 #[test]
 fn whatever_the_operator_renders_is_reserved() {
-    let shard_cluster = cluster(json!({}));
+    let shard_cluster = stored(&json!({}));
     let seen = Cluster::of(&shard_cluster).expect("stored");
     let template = pod::template(&seen);
     let names = |path: &str| -> BTreeSet<String> {
@@ -173,7 +159,7 @@ fn whatever_the_operator_renders_is_reserved() {
 
 #[test]
 fn volumes_keep_the_size_they_have() {
-    let shard_cluster = cluster(json!({"storage": {"persistent": {"size": "2Gi"}}}));
+    let shard_cluster = stored(&json!({"storage": {"persistent": {"size": "2Gi"}}}));
     let size = |existing: Option<&str>| {
         let existing = Existing { volume_size: existing.map(str::to_owned) };
         let valid = validate(&shard_cluster, &existing).expect("valid");
@@ -197,7 +183,7 @@ fn certificates_must_fit_their_secret() {
 
 #[test]
 fn stopped_is_no_replicas() {
-    let mut shard_cluster = cluster(json!({"state": "Stopped", "storage": {"type": "Ephemeral"}}));
+    let mut shard_cluster = stored(&json!({"state": "Stopped", "storage": {"type": "Ephemeral"}}));
     assert_eq!(shard_cluster.spec.wanted(), 0);
     assert_eq!(shard_cluster.spec.storage.kind, StorageType::Ephemeral);
     shard_cluster.spec.state = State::Paused;
