@@ -44,6 +44,7 @@ left_out="model checking, whole-cluster simulation, network namespaces (not buil
 if [ "$(id -u)" = 0 ] || [ -n "${SHOAL_TEST_KUBECONFIG:-}" ]; then
   tests/setup.sh kube
   rung "build of Kubernetes" tests/kube/build.sh
+  rung "a real Kubernetes" cargo test --workspace --quiet "${features[@]}" --test kube
   rung "images" tests/kube/images.sh debug --next
   cargo build --quiet --bin shoal-kube-demo
   rung "kube-demo: planned changes fail nothing on Kubernetes" target/debug/shoal-kube-demo

@@ -10,7 +10,7 @@ use anyhow::ensure;
 use clap::{Parser, Subcommand};
 use shoal_tests::{
     Image,
-    kube::{self, Cluster, Tier},
+    kube::{self, Cluster, Left, Tier},
 };
 
 #[derive(Parser)]
@@ -22,7 +22,8 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Order {
-    /// Bring a cluster up; one that runs and is whole is left as it is
+    /// Bring a cluster up; one that runs and is whole is left as it is. What SHOAL_TEST_KUBECONFIG
+    /// names is used instead, here and below
     Up(Which),
     /// End a cluster [default: all] and remove it from this machine
     Down {
@@ -78,7 +79,10 @@ struct Which {
 
 impl Which {
     fn up(&self) -> anyhow::Result<Cluster> {
-        Cluster::up(self.name.as_deref().unwrap_or(self.tier.name()), self.tier)
+        match &self.name {
+            Some(name) => Cluster::up(name, self.tier),
+            None => Cluster::shared(self.tier),
+        }
     }
 }
 
@@ -97,11 +101,20 @@ fn run(order: Order) -> anyhow::Result<()> {
         Order::Up(which) => println!("{}", which.up()?.kubeconfig().display()),
         Order::Down { name: Some(name) } => kube::down(&name)?,
         Order::Down { name: None } => {
-            for name in kube::names() {
+            for (name, _) in kube::all()? {
                 kube::down(&name)?;
             }
         }
-        Order::Status => kube::names().iter().for_each(|name| println!("{name}")),
+        Order::Status => {
+            for (name, left) in kube::all()? {
+                let state = match left {
+                    Left::Running => "running",
+                    Left::Traces => "left behind: end it with down",
+                    Left::Nothing => continue,
+                };
+                println!("{name}: {state}");
+            }
+        }
         Order::Load { which, archives } => {
             let cluster = which.up()?;
             for archive in archives {

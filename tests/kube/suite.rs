@@ -14,7 +14,7 @@ use std::{
 use shoal_tests::{
     Image, Space, http,
     image::Built,
-    kube::{self, Cluster, Component, Namespace, Node, Tier},
+    kube::{self, Cluster, Component, Left, Namespace, Node, Tier},
     wait,
 };
 
@@ -119,8 +119,10 @@ fn what_is_killed_comes_back_without_the_pods_noticing() {
 }
 
 #[test]
-fn pods_of_two_nodes_reach_each_other() {
-    let cluster = Cluster::shared(Tier::Nodes2).unwrap();
+fn pods_of_two_nodes_reach_each_other_until_one_is_lost() {
+    // Its own: two nodes take much of a machine, and no longer than this.
+    const NAME: &str = "two-nodes";
+    let cluster = Cluster::up(NAME, Tier::Nodes2).unwrap();
     let namespace = cluster.namespace("nodes").unwrap();
     cluster.kubectl(&["wait", "--for=condition=Ready", "node/node1", "node/node2"]).unwrap();
     serve(&cluster, &namespace);
@@ -134,9 +136,24 @@ fn pods_of_two_nodes_reach_each_other() {
             assert_eq!(page, format!("{peer} 65532"));
         }
     }
+
+    let node = |name: &str| {
+        let ready = "jsonpath={.status.conditions[?(@.type==\"Ready\")].status}";
+        cluster.kubectl(&["get", "node", name, "-o", ready]).map_err(|error| error.to_string())
+    };
+    let is = |name: &str, wanted: &str| {
+        let ready = node(name)?;
+        if ready == wanted { Ok(()) } else { Err(ready) }
+    };
+    cluster.kill_node(Node::Two).unwrap();
+    wait::until("the node is lost", || is("node2", "Unknown"));
+    is("node1", "True").unwrap();
+    cluster.start(Component::Containerd(Node::Two)).unwrap();
+    cluster.start(Component::Kubelet(Node::Two)).unwrap();
+    wait::until("the node is back", || is("node2", "True"));
     drop(namespace);
     drop(cluster);
-    kube::down(Tier::Nodes2.name()).unwrap();
+    kube::down(NAME).unwrap();
 }
 
 #[test]
@@ -172,7 +189,7 @@ fn up_is_idempotent_and_down_leaves_nothing() {
     for id in processes {
         assert!(!Path::new("/proc").join(&id).exists(), "process {id} is left");
     }
-    assert!(!kube::exists(NAME).unwrap(), "a cgroup is left");
+    assert_eq!(kube::left(NAME).unwrap(), Left::Nothing);
     assert_eq!((settings(), mounts()), before);
     let left: Vec<_> =
         fs::read_dir(&place).unwrap().map(|entry| entry.unwrap().file_name()).collect();

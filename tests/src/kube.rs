@@ -20,7 +20,7 @@ mod sandbox;
 mod volumes;
 
 pub use self::{
-    cluster::{Cluster, down, exists, names},
+    cluster::{Cluster, Left, all, down, left},
     component::{Backoff, Component, Node, Tier},
     namespace::Namespace,
     process::within,

@@ -62,21 +62,35 @@ pub(crate) fn exists(name: &str) -> anyhow::Result<bool> {
     Ok(hierarchies()?.iter().any(|hierarchy| hierarchy.join(name).exists()))
 }
 
-/// Processes of the container of this id, below `/<name>`.
-pub(crate) fn processes(name: &str, container: &str) -> anyhow::Result<Vec<i32>> {
-    let hierarchies = hierarchies()?;
-    let mut open = vec![hierarchies.first().context("no cgroups")?.join(name)];
-    while let Some(path) = open.pop() {
-        if path.ends_with(container) {
-            let list = fs::read_to_string(path.join("cgroup.procs"))?;
-            return Ok(list.split_whitespace().filter_map(|id| id.parse().ok()).collect());
-        }
+/// Processes below `/<name>`.
+pub(crate) fn processes(name: &str) -> anyhow::Result<Vec<i32>> {
+    Ok(tree(name)?.iter().flat_map(|path| members(path)).collect())
+}
+
+/// Processes of the container of this id, below `/<name>`: its main process first.
+pub(crate) fn container(name: &str, id: &str) -> anyhow::Result<Vec<i32>> {
+    let tree = tree(name)?;
+    let path = tree.iter().find(|path| path.ends_with(id));
+    Ok(members(path.with_context(|| format!("container {id} has no cgroup"))?))
+}
+
+/// `/<name>` and all below it, in the first hierarchy: every one knows all processes.
+fn tree(name: &str) -> anyhow::Result<Vec<PathBuf>> {
+    let mut found = vec![hierarchies()?.first().context("no cgroups")?.join(name)];
+    let mut looked = 0;
+    while let Some(path) = found.get(looked) {
+        looked += 1;
         // A pod may end while this looks.
-        let Ok(entries) = fs::read_dir(&path) else { continue };
-        let entries = entries.flatten();
-        open.extend(entries.filter(|e| e.path().is_dir()).map(|entry| entry.path()));
+        let below = fs::read_dir(path).into_iter().flatten().flatten();
+        let below: Vec<_> = below.map(|entry| entry.path()).filter(|path| path.is_dir()).collect();
+        found.extend(below);
     }
-    anyhow::bail!("container {container} has no cgroup")
+    Ok(found)
+}
+
+fn members(path: &Path) -> Vec<i32> {
+    let list = fs::read_to_string(path.join("cgroup.procs")).unwrap_or_default();
+    list.split_whitespace().filter_map(|id| id.parse().ok()).collect()
 }
 
 fn remove_tree(path: &Path) -> io::Result<()> {

@@ -1,7 +1,7 @@
 //! The handle by which a test uses a cluster, and the faults it can cause.
 
 use std::{
-    fs::File,
+    fs::{self, File},
     path::{Path, PathBuf},
     process::Command,
     thread,
@@ -35,8 +35,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 #[derive(Debug)]
 pub struct Cluster {
     kind: Kind,
-    /// Who uses the cluster, and how: see [`Cluster::shared`].
-    _claim: Option<File>,
+    claim: Option<Claim>,
 }
 
 #[derive(Debug)]
@@ -45,34 +44,45 @@ enum Kind {
     Named(Named),
 }
 
+/// A locked file: who uses a cluster of our own, and how.
+#[derive(Debug)]
+struct Claim {
+    _file: File,
+    alone: bool,
+}
+
 impl Cluster {
     /// The user's, if one is named; else our own of this tier, brought up if it is not whole.
     /// Tests share it: nobody breaks it meanwhile.
     pub fn shared(tier: Tier) -> anyhow::Result<Self> {
-        Self::claim(tier, File::lock_shared)
-    }
-
-    /// As [`Cluster::shared`], once no other test uses it, and none does until this is dropped:
-    /// for tests that stop what others need.
-    pub fn alone(tier: Tier) -> anyhow::Result<Self> {
-        Self::claim(tier, File::lock)
-    }
-
-    fn claim(tier: Tier, lock: fn(&File) -> std::io::Result<()>) -> anyhow::Result<Self> {
-        if let Some(named) = Named::from_environment()? {
-            return Ok(Self { kind: Kind::Named(named), _claim: None });
+        match Named::from_environment()? {
+            Some(named) => Ok(Self { kind: Kind::Named(named), claim: None }),
+            None => Self::up(tier.name(), tier),
         }
-        let claim = Place::new(tier.name())?.lock_file("use")?;
-        lock(&claim)?;
-        Ok(Self { _claim: Some(claim), ..Self::up(tier.name(), tier)? })
     }
 
-    /// A cluster of our own of this name, which others may end and break.
+    /// As [`Cluster::shared`], once nobody else uses it, and nobody does until this is dropped:
+    /// for tests that stop what others need. Whoever already holds the cluster waits for ever.
+    pub fn alone(tier: Tier) -> anyhow::Result<Self> {
+        match Named::from_environment()? {
+            Some(named) => Ok(Self { kind: Kind::Named(named), claim: None }),
+            None => Self::own(tier.name(), tier, true),
+        }
+    }
+
+    /// A cluster of our own with a name of its own.
     pub fn up(name: &str, tier: Tier) -> anyhow::Result<Self> {
+        Self::own(name, tier, false)
+    }
+
+    fn own(name: &str, tier: Tier, alone: bool) -> anyhow::Result<Self> {
         let place = Place::new(name)?;
+        let file = place.lock_file("use")?;
+        if alone { file.lock() } else { file.lock_shared() }?;
         let lock = place.lock_file("lock")?;
         lock.lock()?;
-        Ok(Self { kind: Kind::Own(lifecycle::up(&place, tier)?), _claim: None })
+        let kind = Kind::Own(lifecycle::up(&place, tier)?);
+        Ok(Self { kind, claim: Some(Claim { _file: file, alone }) })
     }
 
     /// For `kubectl` and clients that are in the network of the cluster.
@@ -183,12 +193,12 @@ impl Cluster {
 
     /// Ends a component as a crash would. [`Cluster::start`] brings it back.
     pub fn kill(&self, component: Component) -> anyhow::Result<()> {
-        self.own()?.end(component, Signal::KILL)
+        self.breakable()?.end(component, Signal::KILL)
     }
 
     /// Starts a component that does not run, and waits for the API server if it is that.
     pub fn start(&self, component: Component) -> anyhow::Result<()> {
-        let running = self.own()?;
+        let running = self.breakable()?;
         running.start(component)?;
         match component {
             Component::ApiServer => within(PATIENCE, || running.api_ready()),
@@ -216,16 +226,29 @@ impl Cluster {
         );
         let told = self.kubectl(&["get", "pod", pod, "-n", namespace, "-o", &path])?;
         let id = told.trim().strip_prefix("containerd://").context("it does not run")?;
-        let processes = cgroup::processes(&self.own()?.place.cgroup(), id)?;
+        let processes = cgroup::container(&self.breakable()?.place.cgroup(), id)?;
         let main = processes.into_iter().find_map(Process::of).context("it does not run")?;
         let sent = Instant::now();
         main.end(Signal::KILL, PATIENCE)?;
         Ok(sent)
     }
 
+    /// Ends a node as a loss of power would: its pods too. Starting its containerd and its kubelet
+    /// brings it back.
+    pub fn kill_node(&self, node: Node) -> anyhow::Result<()> {
+        let running = self.breakable()?;
+        for component in [Component::Kubelet(node), Component::Containerd(node)] {
+            running.end(component, Signal::KILL)?;
+        }
+        for id in cgroup::processes(&format!("{}/{}", running.place.cgroup(), node.name()))? {
+            Process::of(id).map_or(Ok(()), |process| process.end(Signal::KILL, PATIENCE))?;
+        }
+        Ok(())
+    }
+
     /// How long containers of a node that end again and again wait.
     pub fn set_backoff(&self, node: Node, backoff: Backoff) -> anyhow::Result<()> {
-        component::write_kubelet(&self.own()?.place, node, backoff)?;
+        component::write_kubelet(&self.breakable()?.place, node, backoff)?;
         self.kill(Component::Kubelet(node))?;
         self.start(Component::Kubelet(node))
     }
@@ -233,15 +256,25 @@ impl Cluster {
     /// How long the name server keeps answers, also those that there is no such name: 30 s on
     /// many clusters, not at all on ours unless asked.
     pub fn set_dns_cache(&self, seconds: Option<u32>) -> anyhow::Result<()> {
-        component::write_corefile(&self.own()?.place.directory().join("etc"), seconds)?;
+        component::write_corefile(&self.breakable()?.place.directory().join("etc"), seconds)?;
         self.kill(Component::Dns)?;
         self.start(Component::Dns)
     }
 
-    fn own(&self) -> anyhow::Result<&Running> {
+    fn breakable(&self) -> anyhow::Result<&Running> {
         match &self.kind {
             Kind::Own(running) => Ok(running),
             Kind::Named(_) => anyhow::bail!("nothing of a cluster of the user is broken"),
+        }
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        let broken = self.claim.as_ref().is_some_and(|claim| claim.alone) && thread::panicking();
+        if let (Kind::Own(running), true) = (&self.kind, broken) {
+            // Nobody knows what the test has left: the next one makes the cluster anew.
+            let _ = fs::remove_file(running.place.stamp());
         }
     }
 }
@@ -254,15 +287,30 @@ pub fn down(name: &str) -> anyhow::Result<()> {
     lifecycle::down(&place)
 }
 
-/// Whether anything of a cluster of our own is there: running, or left behind.
-pub fn exists(name: &str) -> anyhow::Result<bool> {
-    let place = Place::new(name)?;
-    Ok(Sandbox::find(&place).is_some() || cgroup::exists(&place.cgroup())?)
+/// What is there of a cluster of our own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Left {
+    Nothing,
+    /// Its processes ended without [`down`].
+    Traces,
+    Running,
 }
 
-/// All clusters of our own that there are.
-pub fn names() -> Vec<String> {
-    let mut names = place::names();
-    names.retain(|name| exists(name).unwrap_or(true));
-    names
+pub fn left(name: &str) -> anyhow::Result<Left> {
+    let place = Place::new(name)?;
+    Ok(if Sandbox::find(&place).is_some() {
+        Left::Running
+    } else if cgroup::exists(&place.cgroup())? || place.kubeconfig().exists() {
+        Left::Traces
+    } else {
+        Left::Nothing
+    })
+}
+
+/// All clusters of our own of which there is anything.
+pub fn all() -> anyhow::Result<Vec<(String, Left)>> {
+    let known = place::names().into_iter();
+    let known = known.map(|name| left(&name).map(|left| (name, left)));
+    let known: anyhow::Result<Vec<_>> = known.collect();
+    Ok(known?.into_iter().filter(|(_, left)| *left != Left::Nothing).collect())
 }

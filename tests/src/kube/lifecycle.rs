@@ -10,6 +10,7 @@ use std::{
 };
 
 use anyhow::{Context as _, ensure};
+use parking_lot::Mutex;
 use rustix::process::Signal;
 
 use super::{
@@ -29,7 +30,7 @@ use crate::{
 /// A cold start takes a few seconds on an idle machine, several times that on a busy one.
 const READY: Duration = Duration::from_secs(120);
 /// How long what should be whole may take to say so.
-const STILL_READY: Duration = Duration::from_secs(5);
+const STILL_READY: Duration = Duration::from_secs(20);
 /// An API server that is told to end finishes what it began.
 const ENDED: Duration = Duration::from_secs(30);
 
@@ -156,6 +157,7 @@ impl Running {
 
     /// Gives an image to every node.
     pub fn load(&self, archive: &Path) -> anyhow::Result<()> {
+        let name = image::read(archive)?.name;
         for &node in self.tier.nodes() {
             let import = || {
                 let file = fs::File::open(archive)?;
@@ -164,7 +166,6 @@ impl Running {
             let imported = within(READY, import);
             imported.with_context(|| format!("{} cannot be loaded", archive.display()))?;
             // kubelet's side of containerd learns of an image by an event.
-            let name = image::read(archive)?.name;
             within(READY, || {
                 let known = format!("name=={name}");
                 let listed = run(self.containers(node).args(["images", "ls", &known]))?;
@@ -228,12 +229,17 @@ fn pause_image(place: &Place) -> anyhow::Result<PathBuf> {
     Ok(archive)
 }
 
-/// Programs that are missing or older than their sources.
+/// Programs that are missing or older than their sources, once for this process.
 pub(crate) fn build() -> anyhow::Result<()> {
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("kube/build.sh");
-    // What it says is for whoever waits for it.
-    let status = Command::new(script).arg(place::tools()).stdin(Stdio::null()).status()?;
-    ensure!(status.success(), "the programs of a cluster cannot be built");
+    static BUILT: Mutex<bool> = Mutex::new(false);
+    let mut built = BUILT.lock();
+    if !*built {
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("kube/build.sh");
+        // What it says is for whoever waits for it.
+        let status = Command::new(script).arg(place::tools()).stdin(Stdio::null()).status()?;
+        ensure!(status.success(), "the programs of a cluster cannot be built");
+        *built = true;
+    }
     Ok(())
 }
 

@@ -3,6 +3,8 @@
 
 use std::{
     env, fs,
+    io::Write as _,
+    os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
     process::Command,
 };
@@ -20,6 +22,13 @@ pub(crate) struct Named {
     context: String,
 }
 
+impl Drop for Named {
+    fn drop(&mut self) {
+        // It holds the user's keys; an error leaves them readable for the user alone, as before.
+        let _ = fs::remove_file(&self.kubeconfig);
+    }
+}
+
 impl Named {
     pub fn from_environment() -> anyhow::Result<Option<Self>> {
         let Some(path) = env::var_os("SHOAL_TEST_KUBECONFIG") else { return Ok(None) };
@@ -33,13 +42,13 @@ impl Named {
         let text = run(&mut view).with_context(|| shown.clone())?;
         // A copy with that context alone: the user's file is read only, and no other of its
         // contexts can be reached by mistake.
-        let kubeconfig = place::named_kubeconfig();
-        fs::write(&kubeconfig, text)?;
-        let context = Command::new(place::tools().join("kubectl"))
-            .args(["config", "current-context"])
-            .env("KUBECONFIG", &kubeconfig)
-            .output()?;
-        let context = String::from_utf8(context.stdout)?.trim().to_owned();
+        let kubeconfig = place::named_kubeconfig()?;
+        let mut options = fs::File::options();
+        options.create_new(true).write(true).mode(0o600);
+        options.open(&kubeconfig)?.write_all(text.as_bytes())?;
+        let mut current = Command::new(place::tools().join("kubectl"));
+        current.args(["config", "current-context"]).env("KUBECONFIG", &kubeconfig);
+        let context = run(&mut current)?.trim().to_owned();
         Ok(Some(Self { kubeconfig, context }))
     }
 

@@ -5,6 +5,8 @@ use std::{
     hash::{DefaultHasher, Hash as _, Hasher as _},
     io,
     path::{Path, PathBuf},
+    process,
+    sync::atomic::{AtomicU32, Ordering},
 };
 
 use anyhow::ensure;
@@ -104,9 +106,17 @@ pub(crate) fn tools() -> PathBuf {
     root().join("bin")
 }
 
-/// Where the kubeconfig of a cluster of the user is copied to, for this process.
-pub(crate) fn named_kubeconfig() -> PathBuf {
-    root().join(format!(".named.{}", std::process::id()))
+/// A new place for a copy of the kubeconfig of a cluster of the user.
+pub(crate) fn named_kubeconfig() -> io::Result<PathBuf> {
+    static COUNT: AtomicU32 = AtomicU32::new(0);
+    fs::create_dir_all(root())?;
+    let number = COUNT.fetch_add(1, Ordering::Relaxed);
+    let path = root().join(format!(".named.{}.{number}", process::id()));
+    match fs::remove_file(&path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        // Left by a process of the same id.
+        Ok(()) | Err(_) => Ok(path),
+    }
 }
 
 /// Names of all clusters that were ever made here.
