@@ -332,7 +332,6 @@ impl Running {
         let mut tasks = JoinSet::new();
         tasks.spawn(readiness(shared.clone(), handle.state()));
         tasks.spawn(discovery.run(shared.shutdown.clone()));
-        tasks.spawn(neighbours::name_addresses(shared.clone(), peers.clone()));
         tasks.spawn(neighbours::refuse_own_address(shared.clone(), peers));
         tasks.spawn(founding::follow_identity_file(shared.clone(), handle));
         let leave = data.leave();

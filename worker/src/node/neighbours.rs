@@ -83,19 +83,6 @@ pub(super) async fn remember(shared: Arc<Shared>, me: NodeId) {
     }
 }
 
-/// Who answers at an address must hold the name that discovery knows there, also before anything
-/// is a member: in a pod no certificate holds an address.
-pub(super) async fn name_addresses(shared: Arc<Shared>, mut peers: watch::Receiver<PeerSet>) {
-    loop {
-        for (name, address) in &peers.borrow_and_update().named {
-            shared.channels.book().name(address, name);
-        }
-        if peers.changed().await.is_err() {
-            return;
-        }
-    }
-}
-
 /// Discovery knows where a node is before the node can say so itself: after a restart of all,
 /// with new addresses, nobody else does [L9].
 pub(super) async fn follow_names(shared: Arc<Shared>, mut peers: watch::Receiver<PeerSet>) {
