@@ -1,5 +1,6 @@
-//! The cgroup below which a cluster's kubelets put pods: the one thing of a cluster that no
-//! namespace holds, so it is made and removed by name.
+//! The cgroups of a cluster: those below which its kubelets put pods, and that of its components.
+//! They are the one thing of a cluster that no namespace holds, so they are made and removed by
+//! name.
 
 use std::{
     fs, io,
@@ -18,21 +19,40 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// What a cluster gets of a processor that others want too, in the units of either version:
 /// nearly all. Pods ask for little, and what a suite waits for must not starve beside a build.
 const CPU: [(&str, &str); 2] = [("cpu.shares", "200000"), ("cpu.weight", "10000")];
+/// Of the components.
+const SYSTEM: &str = "system";
 
-/// Makes `/<name>/<child>` in every hierarchy.
-pub(crate) fn create(name: &str, children: &[&str]) -> anyhow::Result<()> {
+/// Makes `/<name>` in every hierarchy, and below it one for the components and one for each node.
+pub(crate) fn create(name: &str, nodes: &[&str]) -> anyhow::Result<()> {
     for hierarchy in hierarchies()? {
-        for path in children.iter().map(|child| hierarchy.join(name).join(child)) {
+        let whole = hierarchy.join(name);
+        for path in [SYSTEM].iter().chain(nodes).map(|child| whole.join(child)) {
             fs::create_dir_all(&path).with_context(|| path.display().to_string())?;
-            inherit_cpus(&hierarchy, &hierarchy.join(name))?;
-            inherit_cpus(&hierarchy.join(name), &path)?;
+            inherit_cpus(&hierarchy, &whole)?;
+            inherit_cpus(&whole, &path)?;
+            prefer(&path)?;
         }
-        for (file, share) in CPU {
-            let path = hierarchy.join(name).join(file);
-            if path.exists() {
-                fs::write(&path, share).with_context(|| path.display().to_string())?;
-            }
+        prefer(&whole)?;
+    }
+    Ok(())
+}
+
+fn prefer(path: &Path) -> anyhow::Result<()> {
+    for (file, share) in CPU {
+        let path = path.join(file);
+        if path.exists() {
+            fs::write(&path, share).with_context(|| path.display().to_string())?;
         }
+    }
+    Ok(())
+}
+
+/// Puts a component, and what it will start, where components are.
+pub(crate) fn adopt(name: &str, process: i32) -> anyhow::Result<()> {
+    for hierarchy in hierarchies()? {
+        let path = hierarchy.join(name).join(SYSTEM).join("cgroup.procs");
+        // It may have ended at once, which its log says.
+        let _ = fs::write(&path, process.to_string());
     }
     Ok(())
 }

@@ -79,9 +79,7 @@ impl Running {
         if fs::hard_link(place::harness()?, &harness).is_err() {
             fs::copy(place::harness()?, &harness)?;
         }
-        if !tier.nodes().is_empty() {
-            cgroup::create(&place.cgroup(), &Node::ALL.map(Node::name))?;
-        }
+        cgroup::create(&place.cgroup(), &Node::ALL.map(Node::name))?;
         let running = Self { place: place.clone(), tier, sandbox: Sandbox::create(place)? };
         let components = Component::of(tier);
         let first = components.iter().position(|&one| one == Component::ApiServer);
@@ -145,6 +143,7 @@ impl Running {
     pub fn start(&self, component: Component) -> anyhow::Result<()> {
         let name = component.name();
         let process = self.sandbox.start(&component.words(self.tier), &self.place.log(&name))?;
+        cgroup::adopt(&self.place.cgroup(), process.id)?;
         process.record(&self.place.pid(&name))?;
         Ok(())
     }
