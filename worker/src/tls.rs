@@ -15,7 +15,7 @@ use std::{convert::Infallible, io, sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
 use rustls_pki_types::{CertificateDer, ServerName};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _};
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 use tracing::{info, warn};
 
@@ -109,16 +109,15 @@ impl Tls {
         }
     }
 
-    /// To a node: `name` is the one its certificate must hold.
+    /// To a node: `name` is the one its certificate must hold. Whoever serves there must speak
+    /// first, as servers of HTTP/2 do.
     pub async fn connect(&self, socket: TcpStream, name: &str) -> io::Result<Stream> {
         let Some(tls) = &self.0 else { return Ok(Stream::plain(socket, Caller::Trusted)) };
         let name = ServerName::try_from(name.to_owned()).map_err(|_| {
             io::Error::new(io::ErrorKind::InvalidInput, format!("{name:?} is no name of a server"))
         })?;
         let connector = TlsConnector::from(tls.material.load().client.clone());
-        let stream = connector.connect(name, socket).await?;
-        let caller = caller(stream.get_ref().1.peer_certificates());
-        Ok(Stream::secure(stream, caller?))
+        shake(&connector, name, socket).await.map_err(|error| io::Error::other(Failed(error)))
     }
 
     /// On a port of nodes and administrators: TLS with a certificate, or nothing.
@@ -196,25 +195,31 @@ async fn refuse_plain(socket: &mut TcpStream) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, "it does not speak TLS")
 }
 
-/// The other end hung up in the handshake, or the two found no common ground.
+async fn shake(
+    connector: &TlsConnector,
+    name: ServerName<'static>,
+    socket: TcpStream,
+) -> io::Result<Stream> {
+    let mut stream = connector.connect(name, socket).await?;
+    // In TLS 1.3 a certificate is refused after the handshake. A server of HTTP/2 speaks first:
+    // once it does, it has taken this one.
+    if stream.fill_buf().await?.is_empty() {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
+    let caller = caller(stream.get_ref().1.peer_certificates())?;
+    Ok(Stream::secure(stream, caller))
+}
+
+/// The other end hung up in the handshake, or the two do not trust each other.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
-pub struct HandshakeFailed(io::Error);
-
-impl HandshakeFailed {
-    pub fn wrap(error: io::Error) -> io::Error {
-        io::Error::other(Self(error))
-    }
-}
+struct Failed(io::Error);
 
 /// Where TLS is why something failed: what it said.
 pub fn failure(error: &(dyn std::error::Error + 'static)) -> Option<String> {
     let causes = std::iter::successors(Some(error), |error| error.source());
     let mut inner = causes.filter_map(|error| error.downcast_ref::<io::Error>()?.get_ref());
-    inner.find_map(|inner| {
-        let is_tls = inner.is::<rustls::Error>() || inner.is::<HandshakeFailed>();
-        is_tls.then(|| inner.to_string())
-    })
+    inner.find_map(|inner| inner.is::<Failed>().then(|| inner.to_string()))
 }
 
 /// The name that a server at this address must hold where its own is not known.

@@ -104,8 +104,7 @@ impl Dialer {
     pub async fn open(&self, address: &str) -> io::Result<tls::Stream> {
         let socket = net::connect(address).await?;
         let name = self.names.get(address).cloned().unwrap_or_else(|| tls::host(address));
-        // Who hangs up in the handshake is there, other than who does not answer.
-        self.tls.connect(socket, &name).await.map_err(tls::HandshakeFailed::wrap)
+        self.tls.connect(socket, &name).await
     }
 
     /// A client of the admin port at `address`.

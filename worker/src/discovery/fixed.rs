@@ -9,7 +9,7 @@ use shoal_proto::shoal::v1::{WhereIsPeerRequest, WhereIsPeerResponse, shoal_clie
 use tokio::sync::watch;
 
 use super::PeerSet;
-use crate::{env::random, peer::Channels};
+use crate::{env::random, peer::Channels, tls};
 
 /// A node in the same cluster answers well within it.
 const TIMEOUT: Duration = Duration::from_secs(1);
@@ -92,6 +92,9 @@ pub async fn where_is(channels: &Channels, address: &str) -> Result<WhereIsPeerR
 
 /// The cause that a person can act on: that of the socket, else that something else answers.
 fn why_silent(status: &tonic::Status) -> String {
+    if let Some(reason) = tls::failure(status) {
+        return format!("no TLS with what answers there ({reason})");
+    }
     let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(status);
     while let Some(error) = cause {
         if let Some(error) = error.downcast_ref::<std::io::Error>()
