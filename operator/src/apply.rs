@@ -6,12 +6,13 @@
 
 mod subset;
 
+use hyper::{Method, Request, header::CONTENT_TYPE};
 use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolumeClaim, Pod, Secret};
 use kube::{
     Client, Resource as _,
     api::{
         Api, ApiResource, DeleteParams, DynamicObject, GroupVersionKind, Patch, PatchParams,
-        PostParams, Preconditions, ValidationDirective,
+        PostParams, Preconditions,
     },
 };
 use serde_json::{Value, json};
@@ -23,8 +24,6 @@ use crate::{
 
 /// Owns the fields of everything a cluster consists of.
 const MANAGER: &str = "shoal-operator";
-/// Under this name renderings are only tried.
-const JUDGE: &str = "shoal-operator-check";
 /// Hash of the rendering that was last written; on everything written.
 const APPLIED: &str = "shoal.dev/applied";
 /// Owns the status.
@@ -89,18 +88,7 @@ impl Applier {
         if live.as_ref().is_some_and(|live| is_as_wanted(object, live)) {
             return Ok(Outcome::AsWanted);
         }
-        let params = PatchParams {
-            dry_run: true,
-            field_validation: Some(ValidationDirective::Strict),
-            ..PatchParams::apply(JUDGE).force()
-        };
-        let judged = place.objects.patch(&place.name, &params, &Patch::Apply(object)).await;
-        judged.map_err(|error| match error {
-            kube::Error::Api(status) if status.code == 400 || status.code == 422 => {
-                Error::Rejected { words: status.message.clone() }
-            }
-            other => api(format!("try {place}"))(other),
-        })?;
+        self.judge(&place, &to_write(object, live.as_ref())).await?;
         self.write(&place, object, live).await
     }
 
@@ -191,6 +179,29 @@ impl Applier {
         gone(patched.map(drop), "write the status".to_owned())
     }
 
+    /// What is to be written, tried with nothing stored. As an apply on the server's side a field
+    /// that the API server does not know would be its own failure, and its words poorer.
+    async fn judge(&self, place: &Place, object: &Value) -> Result<(), Error> {
+        let url = place.objects.resource_url();
+        let (method, url) = match object["metadata"].get("resourceVersion") {
+            Some(_) => (Method::PUT, format!("{url}/{}", place.name)),
+            None => (Method::POST, url.to_owned()),
+        };
+        let request = Request::builder()
+            .method(method)
+            .uri(format!("{url}?dryRun=All&fieldValidation=Strict&fieldManager={MANAGER}"))
+            .header(CONTENT_TYPE, "application/json")
+            .body(object.to_string().into_bytes())
+            .map_err(|error| api(format!("try {place}"))(kube::Error::HttpError(error)))?;
+        let judged = self.client.request::<Value>(request).await;
+        judged.map(drop).map_err(|error| match error {
+            kube::Error::Api(status) if status.code == 400 || status.code == 422 => {
+                Error::Rejected { words: status.message.clone() }
+            }
+            other => api(format!("try {place}"))(other),
+        })
+    }
+
     async fn write(
         &self,
         place: &Place,
@@ -199,16 +210,14 @@ impl Applier {
     ) -> Result<Outcome, Error> {
         let params =
             PostParams { field_manager: Some(MANAGER.to_owned()), ..PostParams::default() };
-        let Some(live) = live else {
-            let object = self.typed(&place.kind, &marked(object, object))?;
-            let created = place.objects.create(&params, &object).await;
+        let written = self.typed(&place.kind, &to_write(object, live.as_ref()))?;
+        if live.is_none() {
+            let created = place.objects.create(&params, &written).await;
             created.map_err(api(format!("create {place}")))?;
-            return Ok(Outcome::Written);
-        };
-        let live = serde_json::to_value(live).unwrap_or_default();
-        let object = self.typed(&place.kind, &marked(object, &over(object, live)))?;
-        let replaced = place.objects.replace(&place.name, &params, &object).await;
-        replaced.map_err(api(format!("write {place}")))?;
+        } else {
+            let replaced = place.objects.replace(&place.name, &params, &written).await;
+            replaced.map_err(api(format!("write {place}")))?;
+        }
         Ok(Outcome::Written)
     }
 
@@ -297,10 +306,12 @@ fn over(object: &Value, mut live: Value) -> Value {
     live
 }
 
-fn marked(object: &Value, to_write: &Value) -> Value {
-    let mut marked = to_write.clone();
-    marked["metadata"]["annotations"][APPLIED] = json!(rendering(object));
-    marked
+/// The rendered object in place of the live one, marked as this rendering.
+fn to_write(object: &Value, live: Option<&DynamicObject>) -> Value {
+    let live = live.map(|live| serde_json::to_value(live).unwrap_or_default());
+    let mut written = live.map_or_else(|| object.clone(), |live| over(object, live));
+    written["metadata"]["annotations"][APPLIED] = json!(rendering(object));
+    written
 }
 
 /// Tells one rendering from another.

@@ -47,7 +47,7 @@ pub(super) async fn pass(seen: &ShardCluster, context: &Context) -> Result<Actio
     };
     let mut pass = Pass::look(&cluster, context).await?;
     let paused = cluster.spec.state == State::Paused;
-    let (mut stepped, held, refusal) = match pass.judged() {
+    let (mut stepped, held, mut refusal) = match pass.judged() {
         Ok(withheld) => match pass.children(paused).await {
             Ok(changed) => (changed, false, withheld),
             Err(error) => (false, true, Some(as_refusal(error)?)),
@@ -59,7 +59,11 @@ pub(super) async fn pass(seen: &ShardCluster, context: &Context) -> Result<Actio
         decision.step = None;
     }
     if let Some(step) = decision.step.clone() {
-        stepped = pass.take(&step, &mut decision).await?;
+        match pass.take(&step, &mut decision).await {
+            Ok(taken) => stepped = taken,
+            // What was rendered for the first time may be refused as well.
+            Err(error) => refusal = Some(as_refusal(error)?),
+        }
     }
     let shown = pass.report(&decision, refusal.as_ref()).await?;
     let waits = !decision.waits.is_empty() || decision.activity != rollout::Activity::Idle;
