@@ -9,10 +9,10 @@ use anyhow::{Context as _, ensure};
 use k8s_openapi::{api::core::v1::Pod, api::events::v1::Event};
 use serde_json::json;
 use shoal_tests::{
-    deploy::{Images, Outage, Site, digest_of, is_ready, uid},
+    deploy::{Images, Outage, Site, digest_of, is_ready, name, restarts, uid},
     image::Built,
     kube::{Cluster, Namespace, within},
-    stock::{self, Load, Stock},
+    stock::Stock,
 };
 
 use crate::{Teller, Verdict};
@@ -92,19 +92,11 @@ impl<'a> Story<'a> {
     }
 
     fn clients(&self) -> anyhow::Result<Vec<Stock>> {
-        let address = self.site.address()?;
-        let addresses = [&*address; CONNECTIONS].join(",");
-        let load = Load { addresses, calls: 1, keys: KEYS, rate: RATE };
-        let start = |words: Vec<String>| {
-            let mut program = self.site.cluster.command(&words[0])?;
-            program.args(&words[1..]);
-            Stock::start(program, &load)
-        };
-        let clients = stock::programs().into_iter().map(start);
-        let clients = clients.collect::<anyhow::Result<Vec<_>>>()?;
+        let clients = self.site.clients(CONNECTIONS, KEYS, RATE)?;
         self.teller.say(format!(
-            "load: grpcio and grpc-go, {CONNECTIONS} connections each to {address}, \
+            "load: grpcio and grpc-go, {CONNECTIONS} connections each to {}, \
              {:.0} increments per second",
+            self.site.address()?,
             RATE * clients.len() as f64
         ));
         Ok(clients)
@@ -169,9 +161,7 @@ impl<'a> Story<'a> {
         let outage = Outage::of(&self.site, name(&pod), OUTAGE_KEYS)?;
         self.teller.say(format!("the process of {} is killed with SIGKILL", name(&pod)));
         self.teller.say(format!("all its keys are answered again after {:.1?}", outage.last));
-        let restarted =
-            |new: &Pod| shoal_tests::deploy::restarts(new) > shoal_tests::deploy::restarts(&pod);
-        self.back(&pod, restarted)?;
+        self.back(&pod, |new| restarts(new) > restarts(&pod))?;
         self.teller.say(format!("{} is back after {:.1?}", name(&pod), began.elapsed()));
         Ok(outage)
     }
@@ -203,10 +193,6 @@ impl<'a> Story<'a> {
         }
         Ok(table)
     }
-}
-
-fn name(pod: &Pod) -> &str {
-    pod.metadata.name.as_deref().unwrap_or_default()
 }
 
 /// Events as a table, each with the seconds since the first.

@@ -10,16 +10,19 @@ use ::kube::{
 use anyhow::{Context as _, ensure};
 use k8s_openapi::{
     api::{
-        core::v1::{Pod, Service},
+        core::v1::{PersistentVolumeClaim, Pod, Service},
         events::v1::Event,
     },
     apimachinery::pkg::apis::meta::v1::Condition,
 };
-use serde_json::Value;
+use serde_json::{Value, json};
 use shoal_operator::crd::{ShardCluster, ShardClusterStatus};
 use tokio::runtime::{Builder, Runtime};
 
-use crate::kube::{Cluster, Namespace, within};
+use crate::{
+    kube::{Cluster, Namespace, within},
+    stock::{self, Load, Stock},
+};
 
 /// Port of the data, as the operator's Service has it.
 const DATA_PORT: u16 = 11_000;
@@ -54,6 +57,24 @@ impl<'a> Site<'a> {
 
     pub fn status(&self) -> anyhow::Result<ShardClusterStatus> {
         self.get()?.status.context("it has no status yet")
+    }
+
+    /// Asks for a cluster of this spec, as `kubectl apply` does: what is not in it any more is
+    /// taken back.
+    pub fn apply(&self, spec: &Value) -> anyhow::Result<()> {
+        let manifest = json!({
+            "apiVersion": "shoal.dev/v1alpha1",
+            "kind": "ShardCluster",
+            "metadata": {"name": self.name},
+            "spec": spec,
+        });
+        self.namespace.apply(&manifest.to_string()).map(drop)
+    }
+
+    /// Deletes it; returns when it is gone, which its pods need not be.
+    pub fn delete(&self) -> anyhow::Result<()> {
+        let name = format!("shardcluster/{}", self.name);
+        self.namespace.kubectl(&["delete", &name, "--wait"]).map(drop)
     }
 
     /// As `kubectl scale shardcluster/<name> --replicas=…`.
@@ -91,6 +112,52 @@ impl<'a> Site<'a> {
         let mut pods = listed.items;
         pods.sort_by_key(ordinal);
         Ok(pods)
+    }
+
+    /// Claims of its volumes, by name.
+    pub fn claims(&self) -> anyhow::Result<Vec<PersistentVolumeClaim>> {
+        let all = Api::<PersistentVolumeClaim>::namespaced(self.client.clone(), self.namespace);
+        let listed =
+            self.runtime.block_on(all.list(&ListParams::default().labels(&self.labels())))?;
+        Ok(listed.items)
+    }
+
+    fn labels(&self) -> String {
+        format!("app.kubernetes.io/name=shoal,app.kubernetes.io/instance={}", self.name)
+    }
+
+    /// What the command says inside of a pod, which must succeed.
+    pub fn shoal(&self, pod: &str, arguments: &[&str]) -> anyhow::Result<String> {
+        let words = ["exec", pod, "-c", CONTAINER, "--", "shoal"];
+        self.namespace.kubectl(&[&words[..], arguments].concat())
+    }
+
+    /// How often any shard has had another owner since the cluster was formed.
+    pub fn owner_changes(&self) -> anyhow::Result<u64> {
+        let pod = format!("{}-0", self.name);
+        let told: Value = serde_json::from_str(&self.shoal(&pod, &["shards", "-o", "json"])?)?;
+        let shards = told.as_array().or_else(|| told["shards"].as_array());
+        let epochs = shards.context("it says no shards")?.iter();
+        epochs.map(|shard| shard["epoch_count"].as_u64().context("a shard has an epoch")).sum()
+    }
+
+    /// Stock clients that call it through its Service: grpcio and grpc-go, each with so many
+    /// connections, counters and calls a second.
+    pub fn clients(
+        &self,
+        connections: usize,
+        keys: usize,
+        rate: f64,
+    ) -> anyhow::Result<Vec<Stock>> {
+        let address = self.address()?;
+        let addresses = vec![&*address; connections].join(",");
+        let load = Load { addresses, calls: 1, keys, rate };
+        let start = |words: Vec<String>| {
+            let mut program = self.cluster.command(&words[0])?;
+            program.args(&words[1..]);
+            Stock::start(program, &load)
+        };
+        stock::programs().into_iter().map(start).collect()
     }
 
     /// What the operator has said about it, oldest first.
@@ -136,6 +203,10 @@ fn ordinal(pod: &Pod) -> Option<u32> {
 pub fn condition<'a>(cluster: &'a ShardCluster, kind: &str) -> Option<&'a Condition> {
     let conditions = &cluster.status.as_ref()?.conditions;
     conditions.iter().find(|condition| condition.type_ == kind)
+}
+
+pub fn name(pod: &Pod) -> &str {
+    pod.metadata.name.as_deref().unwrap_or_default()
 }
 
 pub fn uid(pod: &Pod) -> &str {

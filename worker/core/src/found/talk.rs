@@ -98,7 +98,8 @@ impl Found {
         let directory = self.directory();
         let founder = directory.joined.as_ref().map(|j| j.founder.nonce);
         // It founds nothing, so that whoever founded its cluster may have been another set.
-        let bound = directory.joined.is_none() && self.config.recorded.is_some();
+        let of_no_set = directory.joined.as_ref().is_none_or(|joined| joined.on.is_empty());
+        let bound = of_no_set && self.config.recorded.is_some();
         Question {
             number: self.next_number,
             nonce: directory.nonce,
