@@ -196,17 +196,20 @@ impl Cluster {
         self.breakable()?.end(component, Signal::KILL)
     }
 
-    /// Starts a component that does not run, and waits for the API server if it is that.
+    /// Starts a component that does not run, and waits for those that others need at once.
     pub fn start(&self, component: Component) -> anyhow::Result<()> {
         let running = self.breakable()?;
         running.start(component)?;
         match component {
             Component::ApiServer => within(PATIENCE, || running.api_ready()),
             Component::Dns => within(PATIENCE, || running.dns_ready()),
+            // A kubelet that does not find it gives up.
+            Component::Containerd(node) => {
+                within(PATIENCE, || run(running.containers(node).arg("version")).map(drop))
+            }
             Component::Etcd
             | Component::ControllerManager
             | Component::Scheduler
-            | Component::Containerd(_)
             | Component::Kubelet(_)
             | Component::Proxy
             | Component::Volumes => Ok(()),
