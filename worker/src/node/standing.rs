@@ -225,15 +225,15 @@ async fn hear(shared: &Shared, own: &Own) -> Vec<Heard> {
         Start::Join(address) => vec![address.clone()],
         Start::Peers(peers) => peers.clone(),
     };
-    let mut heard = hear_of(shared, own, members.clone(), named).await;
+    let mut heard = hear_of(shared, own, members, named).await;
     if matches!(shared.config.discovery, Discovery::Kubernetes(_))
         && heard.iter().all(|one| one.rows().is_none())
     {
         let mut peers = shared.peers.clone();
         // Without a list there is nobody to ask.
         let _ = timeout(PATIENCE, peers.wait_for(|peers| peers.listed)).await;
-        let addresses = peers.borrow().addresses();
-        let others = addresses.difference(&members).take(MOST_ASKED).cloned().collect();
+        // Under TLS also those of before: only where a name is known who answers is believed.
+        let others = peers.borrow().named.values().take(MOST_ASKED).cloned().collect();
         heard.extend(hear_of(shared, own, others, Vec::new()).await);
     }
     heard
