@@ -48,7 +48,7 @@ fn a_wrong_template_is_named_by_its_path_and_no_pod_is_touched() {
             (json!({ "spec": { "hostNetwork": "true" } }), "hostNetwork"),
             (json!({ "spec": { "priorityClassName": 7 } }), "priorityClassName"),
             (json!({ "spec": { "dnsPolicy": "Nowhere" } }), "dnsPolicy"),
-            (worker(json!({ "resources": { "limits": { "memory": "lots" } } })), "memory"),
+            (worker(json!({ "resources": { "limits": { "memory": "lots" } } })), "quantities"),
             (worker(json!({ "image": "x" })), "spec.podTemplate.spec.containers[0].image"),
             (
                 worker(json!({ "env": [{ "name": "RAFT_ID", "value": "x" }] })),

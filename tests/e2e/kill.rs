@@ -1,0 +1,71 @@
+//! A worker's process that is killed: its keys are served by others, or by the next process.
+
+use std::time::Duration;
+
+use shoal_tests::{
+    deploy::{Outage, Site, name},
+    kube::{Backoff, Node, Tier, within},
+};
+
+use crate::stage::{PATIENCE, Stage, setting};
+
+const KILLS: usize = 3;
+/// Asked of each killed node: nearly all of its shards have some.
+const KEYS: usize = 600;
+/// More than the lease of a node whose death nobody proves; the figures of a release build are
+/// far below.
+const LONGEST: Duration = Duration::from_secs(5);
+
+#[test]
+fn the_keys_of_a_killed_process_are_served_again_soon() {
+    let stage = Stage::of(Tier::Node);
+    stage.operator();
+    let namespace = stage.namespace("kill");
+    let site = stage.founded(&namespace);
+    let mut worst = Duration::ZERO;
+    for kill in 0..setting("E2E_KILLS", KILLS) {
+        worst = worst.max(outage(&site, kill % 3));
+        site.ready(PATIENCE).unwrap();
+    }
+    println!("restarted: worst {worst:.2?}");
+    assert!(worst <= LONGEST, "{worst:?}");
+
+    // Now the second time in a row nothing restarts it soon.
+    stage.cluster.set_backoff(Node::One, Backoff::Default).unwrap();
+    let lasted = in_crash_loop(&site);
+    stage.cluster.set_backoff(Node::One, Backoff::Short).unwrap();
+    println!("in a crash loop: {lasted:.2?}");
+    assert!(lasted <= LONGEST, "{lasted:?}");
+    site.ready(PATIENCE).unwrap();
+}
+
+fn outage(site: &Site<'_>, at: usize) -> Duration {
+    let pods = site.pods().unwrap();
+    let outage = Outage::of(site, name(&pods[at]), KEYS).unwrap();
+    println!("{}: {outage:?}", name(&pods[at]));
+    outage.last
+}
+
+/// Kills the last node until its container waits for its next start; the outage that the last
+/// kill has made.
+fn in_crash_loop(site: &Site<'_>) -> Duration {
+    loop {
+        let lasted = outage(site, 2);
+        if is_waiting(site) {
+            return lasted;
+        }
+        site.ready(PATIENCE).unwrap();
+    }
+}
+
+fn is_waiting(site: &Site<'_>) -> bool {
+    let looked = within(Duration::from_secs(3), || {
+        let pods = site.pods()?;
+        let status = pods[2].status.as_ref().and_then(|s| s.container_statuses.as_ref());
+        let state = status.and_then(|all| all.first()).and_then(|one| one.state.as_ref());
+        let waits = state.is_some_and(|state| state.waiting.is_some());
+        anyhow::ensure!(waits, "it runs");
+        Ok(())
+    });
+    looked.is_ok()
+}
