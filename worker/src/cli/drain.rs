@@ -19,6 +19,8 @@ use super::{
     say,
 };
 
+/// The node that is asked may apply the drain a little later than the leader.
+const APPLIED_WITHIN: Duration = Duration::from_secs(5);
 const POLL: Duration = Duration::from_millis(250);
 /// Where nobody watches a line change, one is written so often.
 const LINE_EVERY: Duration = Duration::from_secs(2);
@@ -123,8 +125,15 @@ pub async fn start(
 async fn emptied(args: &Args, node: &pb::Node, admins: &Admins) -> anyhow::Result<()> {
     let began = Instant::now();
     let mut progress = Progress::new(args.target.output, node);
+    let mut seen = false;
     loop {
         let row = row(admins, node.id).await?;
+        let same = row.incarnation == node.incarnation;
+        seen |= row.drain != "none";
+        if !seen && same && began.elapsed() < APPLIED_WITHIN {
+            time::sleep(POLL).await;
+            continue;
+        }
         if row.drain == "none" {
             progress.end();
             if row.incarnation != node.incarnation {
