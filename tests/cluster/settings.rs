@@ -61,7 +61,11 @@ const CASES: &[Case] = &[
         "PEER_ADDRESSES",
         "write host:port",
     ),
-    setting(&[("DISCOVERY", "consul")], "DISCOVERY is \"consul\"", "set static, dns:<name>[:port] or kubernetes:<label selector>"),
+    setting(
+        &[("DISCOVERY", "consul")],
+        "DISCOVERY is \"consul\"",
+        "set static, dns:<name>[:port] or kubernetes:<label selector>",
+    ),
     setting(&[("SHARDS", "1000")], "SHARDS is \"1000\"", "a power of two from 16 to 65536"),
     setting(&[("SHARDS", "131072")], "SHARDS is \"131072\"", "a power of two from 16 to 65536"),
     setting(&[("SHARDS", "many")], "SHARDS is \"many\"", "a power of two from 16 to 65536"),

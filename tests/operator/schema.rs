@@ -167,7 +167,8 @@ fn bad(path: &str, schema: &Value) -> Vec<Value> {
         }
         "array" => {
             all = vec![json!({}), json!("x"), json!([{ "no": "such" }]), json!(["x"])];
-            let most = schema["maxItems"].as_u64().unwrap_or_else(|| panic!("{path}: {schema}")) as usize;
+            let most =
+                schema["maxItems"].as_u64().unwrap_or_else(|| panic!("{path}: {schema}")) as usize;
             all.push(json!(vec![json!({}); most + 1]));
         }
         "object" => all = vec![json!("x"), json!(1), json!([])],
