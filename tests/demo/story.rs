@@ -85,6 +85,7 @@ impl<'a> Story<'a> {
         self.site.namespace.apply(&manifest)?;
         self.teller.say("kubectl apply -f deploy/examples/demo.yaml");
         self.site.ready(PATIENCE)?;
+        self.site.reachable(PATIENCE)?;
         let image = self.images.worker.clone();
         self.runs(&image)?;
         self.teller.say(format!("formed, every shard has an owner after {:.1?}", began.elapsed()));

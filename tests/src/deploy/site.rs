@@ -183,6 +183,19 @@ impl<'a> Site<'a> {
         Ok(format!("{}{address}{}:{DATA_PORT}", brackets.0, brackets.1))
     }
 
+    /// Waits until the Service takes connections: its proxy learns of ready pods a little later
+    /// than the operator does.
+    pub fn reachable(&self, patience: Duration) -> anyhow::Result<()> {
+        let address = self.address()?;
+        let answers = async {
+            while tokio::net::TcpStream::connect(&address).await.is_err() {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        };
+        let waited = self.runtime.block_on(async { tokio::time::timeout(patience, answers).await });
+        waited.with_context(|| format!("{address} takes no connection within {patience:?}"))
+    }
+
     /// Ends the process of a node as a crash would, and says when.
     pub fn kill(&self, pod: &str) -> anyhow::Result<Instant> {
         self.cluster.kill_container(self.namespace, pod, CONTAINER)
