@@ -9,7 +9,12 @@ mod perform;
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use futures::{StreamExt as _, future};
-use k8s_openapi::api::{apps::v1::StatefulSet, core::v1::Pod};
+use k8s_openapi::api::{
+    apps::v1::StatefulSet,
+    core::v1::{Pod, Service},
+    networking::v1::NetworkPolicy,
+    policy::v1::PodDisruptionBudget,
+};
 use kube::{
     Client, ResourceExt as _,
     api::Api,
@@ -131,9 +136,16 @@ async fn watch(context: Arc<Context>, namespace: Option<&str>) {
     let client = &context.client;
     let clusters: Api<ShardCluster> = api(client, namespace);
     let sets: Api<StatefulSet> = api(client, namespace);
+    let services: Api<Service> = api(client, namespace);
+    let budgets: Api<PodDisruptionBudget> = api(client, namespace);
+    let policies: Api<NetworkPolicy> = api(client, namespace);
     let pods: Api<Pod> = api(client, namespace);
+    // What people edit by hand is mended at once; the rest with the next pass.
     Controller::new(clusters, all)
         .owns(sets, ours.clone())
+        .owns(services, ours.clone())
+        .owns(budgets, ours.clone())
+        .owns(policies, ours.clone())
         .watches(pods, ours, |pod| {
             let cluster = pod.labels().get(annotation::LABEL_INSTANCE)?;
             Some(ObjectRef::new(cluster).within(&pod.namespace()?))
