@@ -125,6 +125,20 @@ impl Live {
         }
     }
 
+    /// The claim of this pod that has no volume yet.
+    fn unbound_claim(&self, pod: &Pod) -> Option<&PersistentVolumeClaim> {
+        let volumes = pod.spec.as_ref()?.volumes.as_ref()?;
+        let claimed = |name: &String| {
+            let mut claims = volumes.iter().filter_map(|v| v.persistent_volume_claim.as_ref());
+            claims.any(|claim| claim.claim_name == *name)
+        };
+        let bound = |claim: &PersistentVolumeClaim| {
+            claim.status.as_ref().is_some_and(|status| status.phase.as_deref() == Some("Bound"))
+        };
+        let mut ours = self.claims.iter().filter(|c| c.metadata.name.as_ref().is_some_and(claimed));
+        ours.find(|claim| !bound(claim))
+    }
+
     fn pod(&self, pod: &Pod, now: Timestamp) -> rollout::Pod {
         let age = since(pod.metadata.creation_timestamp.as_ref().map(|time| time.0), now);
         let worker = worker(pod);
@@ -141,7 +155,7 @@ impl Live {
             down: worker.map_or(age, |worker| down(worker, age, now)),
             node_lost: node.is_some_and(|node| self.lost_nodes.contains(node)),
             ended: worker.and_then(ended),
-            trouble: trouble(pod),
+            trouble: trouble(pod, self.unbound_claim(pod)),
         }
     }
 }
@@ -150,8 +164,9 @@ impl Live {
 const IMAGE_REASONS: [&str; 4] =
     ["ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull"];
 
-/// The first complaint: about the place, else about a container.
-fn trouble(pod: &Pod) -> Option<Trouble> {
+/// The first complaint: about the place, with the volume that may be what is missing for it; else
+/// about a container.
+fn trouble(pod: &Pod, unbound: Option<&PersistentVolumeClaim>) -> Option<Trouble> {
     let status = pod.status.as_ref()?;
     let refused = status
         .conditions
@@ -160,7 +175,11 @@ fn trouble(pod: &Pod) -> Option<Trouble> {
         .find(|condition| condition.type_ == "PodScheduled" && condition.status == "False");
     if let Some(refused) = refused {
         let words = refused.message.clone().or_else(|| refused.reason.clone())?;
-        return Some(Trouble::Other(words));
+        return Some(Trouble::Other(match unbound {
+            // The scheduler does not say which one, nor what it asks for.
+            Some(claim) => format!("{words}; {}", unbound_text(claim)),
+            None => words,
+        }));
     }
     let containers = status.init_container_statuses.iter().flatten();
     let containers = containers.chain(status.container_statuses.iter().flatten());
@@ -179,6 +198,16 @@ fn trouble(pod: &Pod) -> Option<Trouble> {
             Trouble::Other(words)
         })
     })
+}
+
+fn unbound_text(claim: &PersistentVolumeClaim) -> String {
+    let name = claim.metadata.name.as_deref().unwrap_or_default();
+    let class = claim.spec.as_ref().and_then(|spec| spec.storage_class_name.as_deref());
+    match class {
+        Some("") => format!("volume claim {name} without a storage class has no volume"),
+        Some(class) => format!("volume claim {name} of storage class {class} has no volume"),
+        None => format!("volume claim {name} has no volume: there is no default storage class"),
+    }
 }
 
 /// Nodes of pods that do not serve are looked up; where that is not allowed, nothing is lost.

@@ -470,12 +470,29 @@ impl Scene<'_> {
             Registry::Unknown { why } if self.observed.pods.is_empty() => {
                 Decision::wait(Activity::Creating, why.clone())
             }
-            Registry::Unknown { why } => {
-                Decision::blocked(Activity::Idle, None, "", format!("no quorum answers: {why}"))
+            Registry::Unknown { why } if self.observed.formed => {
+                let text = format!("no quorum answers: {why}");
+                let blocked = Decision::blocked(Activity::Idle, None, "", text);
+                Decision { waits: [blocked.waits, self.troubles()].concat(), ..blocked }
             }
-            Registry::Founding { .. } => Decision::wait(Activity::Creating, "founding goes on"),
+            Registry::Unknown { why } => self.founding(why.clone()),
+            Registry::Founding { .. } => self.founding("founding goes on".to_owned()),
             Registry::Known(members) => self.settled_members(members),
         }
+    }
+
+    /// Not formed yet: whoever reads it wants to know first what is wrong with a pod.
+    fn founding(&self, waits_for: String) -> Decision {
+        let waits = [self.troubles(), vec![waits_for]].concat();
+        Decision { activity: Activity::Creating, waits, ..Decision::default() }
+    }
+
+    /// What Kubernetes says against pods that are not ready.
+    fn troubles(&self) -> Vec<String> {
+        let unready = self.observed.pods.values().filter(|pod| !pod.ready);
+        unready
+            .filter_map(|pod| Some(format!("pod {}: {}", pod.name, pod.trouble.as_ref()?)))
+            .collect()
     }
 
     fn settled_members(&self, members: &Members) -> Decision {

@@ -298,8 +298,10 @@ fn content(object: &DynamicObject) -> Value {
     if let Some(object) = content.as_object_mut() {
         object.remove("status");
     }
-    // Claims name their owner, and volumes the claim.
+    // Claims name their owner, volumes the claim, and a binding the namespace of its account.
     let text = content.to_string();
+    let namespace = object.namespace().unwrap_or_default();
+    let text = text.replace(&format!("\"{namespace}\""), "\"namespace\"");
     let owner = object.metadata.owner_references.iter().flatten().next();
     let uid = owner.map(|owner| owner.uid.clone()).unwrap_or_default();
     let text = if uid.is_empty() { text } else { text.replace(&uid, "uid") };

@@ -39,7 +39,7 @@ pub(super) fn form(scene: &Scene<'_>) -> Option<Decision> {
         let pods: Vec<String> = identity.founding.iter().filter(holds).cloned().collect();
         if pods.is_empty() {
             let text = format!("no founding pod has joined the recorded cluster {cluster} yet");
-            return Some(Decision::wait(Activity::Creating, text));
+            return Some(scene.founding(text));
         }
         let step = Step::ConfirmFounding { cluster: cluster.clone(), pods };
         return Some(Decision::step(Activity::Creating, step));
@@ -53,7 +53,7 @@ pub(super) fn form(scene: &Scene<'_>) -> Option<Decision> {
         }
         Some(_) | None => {
             let text = format!("{} are to join one cluster", identity.founding.join(", "));
-            Some(Decision::wait(Activity::Creating, text))
+            Some(scene.founding(text))
         }
     }
 }

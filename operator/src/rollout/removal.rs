@@ -31,13 +31,20 @@ fn is_newest(scene: &Scene<'_>, node: &Member) -> bool {
     scene.member(&node.name).is_some_and(|newest| newest.id == node.id)
 }
 
+/// Wanted again too late: it parks until it is removed, and its successor joins anew.
+fn is_past_return(node: &Member) -> bool {
+    node.marked || (node.life == Life::Closed && node.drain == Drain::Removal)
+}
+
 pub(super) fn remove(scene: &Scene<'_>) -> Option<Decision> {
     let members = scene.members()?;
     let mut leavers: Vec<&Member> = members
         .nodes
         .iter()
         .filter(|node| node.life != Life::Left)
-        .filter(|node| !scene.is_wanted(&node.name) || !is_newest(scene, node))
+        .filter(|node| {
+            !scene.is_wanted(&node.name) || !is_newest(scene, node) || is_past_return(node)
+        })
         .collect();
     // Highest ordinals first, so that a change of mind half-way saves the most.
     leavers.sort_by_key(|node| (std::cmp::Reverse(scene.ordinal(&node.name)), node.id));

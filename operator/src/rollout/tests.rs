@@ -90,6 +90,28 @@ fn a_drain_is_taken_back_until_it_is_closed() {
 }
 
 #[test]
+fn a_node_that_closed_before_it_was_wanted_again_makes_room_for_its_successor() {
+    for asleep in [false, true] {
+        let mut world = formed(5, 4);
+        world.desired.replicas = 4;
+        while !matches!(world.step().step, Some(Step::Close { .. })) {
+            world.tick();
+        }
+        if asleep {
+            world.desired.replicas = 0;
+            for _ in 0..50 {
+                if world.step().step.is_none() {
+                    world.tick();
+                }
+            }
+            assert!(world.seen.pods.is_empty());
+        }
+        world.desired.replicas = 5;
+        settle(&mut world, 300);
+    }
+}
+
+#[test]
 fn a_roll_replaces_every_pod_voters_one_by_one_and_the_leader_last() {
     for seed in 0..30 {
         let mut world = formed(7, seed);
@@ -147,6 +169,32 @@ fn a_template_that_never_ran_is_repaired_by_an_edit() {
     }
     world.revision = 2;
     settle(&mut world, 300);
+}
+
+#[test]
+fn a_pod_that_keeps_a_cluster_from_forming_is_named_first() {
+    let mut world = World::new(3, 5);
+    while world.seen.pods.len() < 3 {
+        if world.step().step.is_none() {
+            world.tick();
+        }
+    }
+    let words = "no storage class fast".to_owned();
+    let pod = world.seen.pods.get_mut(&1).expect("is there");
+    (pod.ready, pod.trouble) = (false, Some(Trouble::Other(words)));
+    let registries = [
+        Registry::Unknown { why: "no worker runs".to_owned() },
+        Registry::Founding { joined: BTreeMap::new() },
+    ];
+    for registry in registries {
+        world.seen.registry = registry;
+        let decision = next(&world.desired, &world.seen);
+        assert_eq!(decision.activity, Activity::Creating);
+        assert_eq!(
+            decision.waits.first().map(String::as_str),
+            Some("pod x-1: no storage class fast")
+        );
+    }
 }
 
 #[test]

@@ -25,7 +25,10 @@ use k8s_openapi::{
 };
 use rand::RngExt as _;
 use serde_json::{Value, json};
-use shoal_operator::build::{ADMIN_PORT, identity::Identity};
+use shoal_operator::{
+    build::{ADMIN_PORT, identity::Identity},
+    observe::is_ready,
+};
 use tokio::{task::JoinHandle, time::Instant};
 
 use super::{
@@ -263,7 +266,9 @@ impl Kubelet {
 
     async fn show(&mut self, pod: &Pod, status: &Value) -> anyhow::Result<()> {
         let uid = pod.uid().unwrap_or_default();
-        if self.shown.get(&uid) == Some(status) {
+        // Whoever took this node for lost has said that its pods are not ready.
+        let stands = is_ready(pod) == says_ready(status);
+        if stands && self.shown.get(&uid) == Some(status) {
             return Ok(());
         }
         let patch = Patch::Strategic(json!({ "status": status }));
@@ -372,6 +377,10 @@ fn conditions(ready: bool) -> Value {
         row("ContainersReady", ready),
         row("Ready", ready)
     ])
+}
+
+fn says_ready(status: &Value) -> bool {
+    status["containerStatuses"][0]["ready"] == true
 }
 
 fn container(pod: &Pod, ready: bool, restarts: u32, state: &Value, last: &Value) -> Value {

@@ -125,6 +125,7 @@ impl World {
     fn join(&mut self, now: Instant) {
         for process in self.processes.clone().into_values().filter(|p| p.runs && !p.stopping) {
             let cluster = self.registry.cluster().id;
+            self.retire(&process);
             let directory = self.directory(&process.volume).clone();
             let ready = now >= process.since + self.knobs.boot;
             if !ready || directory.cluster != Some(cluster) || directory.node.is_some() {
@@ -140,6 +141,16 @@ impl World {
             if let Ok(Event::Joined { node }) = joined {
                 self.directory(&process.volume).node = Some(node);
             }
+        }
+    }
+
+    /// A node that has left stays parked in its own pod; another pod on its volume begins anew.
+    fn retire(&mut self, process: &Process) {
+        let node = self.node_of(process).and_then(|id| self.registry.node(id));
+        let left = node.filter(|node| node.life == Life::Left);
+        if left.is_some_and(|node| node.info.pod_uid.as_ref() != Some(&process.uid)) {
+            let directory = self.directory(&process.volume);
+            (directory.node, directory.counter, directory.nonce) = (None, 0, rand::random());
         }
     }
 
@@ -165,10 +176,13 @@ impl World {
             let Some(id) = self.node_of(&process) else { continue };
             let Some(node) = self.registry.node(id).cloned() else { continue };
             let same = node.incarnation == process.incarnation;
+            if node.life != Life::Closed {
+                self.closed.remove(&id);
+            }
             let rests = match node.life {
                 Life::Left => true,
                 Life::Closed if node.drain == Drain::Removal => true,
-                Life::Closed => same && now < process.since + CLOSED_FOR,
+                Life::Closed => same && now < *self.closed.entry(id).or_insert(now) + CLOSED_FOR,
                 Life::Up => same,
                 Life::Joining | Life::Fenced => false,
             };

@@ -36,6 +36,8 @@ pub(super) struct World {
     pub balanced: Option<Instant>,
     /// Nodes that are up in the registry and whose process does not run, since when.
     pub silent: BTreeMap<NodeId, Instant>,
+    /// Nodes that are closed in the registry, since when.
+    pub closed: BTreeMap<NodeId, Instant>,
     pub founded: Vec<ClusterId>,
     pub refused_epochs: u32,
     pub deletions_allowed: bool,
@@ -58,6 +60,7 @@ impl World {
             moves: BTreeMap::new(),
             balanced: None,
             silent: BTreeMap::new(),
+            closed: BTreeMap::new(),
             founded: Vec::new(),
             refused_epochs: 0,
             deletions_allowed: false,
@@ -94,6 +97,7 @@ impl World {
         self.learners.clear();
         self.moves.clear();
         self.silent.clear();
+        self.closed.clear();
         self.leader = None;
     }
 

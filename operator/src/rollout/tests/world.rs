@@ -418,6 +418,11 @@ impl World {
         };
         let uid = pod.uid.clone();
         let node = self.node(id);
+        if node.life == Life::Closed && node.drain == Drain::Removal {
+            // It waits for its removal, in whatever pod.
+            self.seen.pods.get_mut(&ordinal).expect("is there").ready = false;
+            return;
+        }
         if node.life == Life::Up && node.pod_uid == uid {
             node.target = node.drain == Drain::None;
             node.caught_up = true;
