@@ -2,7 +2,7 @@
 CARGO ?= cargo
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
-.PHONY: demo images kube-demo test verify fix bench sim setup help
+.PHONY: demo images kube-demo test verify fix bench kube-bench sim sweep setup help
 
 help:
 	@printf 'make demo    a cluster on this machine, driven, grown, drained, rolled, killed: a verdict\n'
@@ -10,6 +10,8 @@ help:
 	@printf 'make images  worker and operator as OCI archives, in target/images/release\n'
 	@printf 'make test    everything\nmake verify  formatting and lints, writes nothing\nmake fix     formats and applies lints\n'
 	@printf 'make bench   the figures of BENCHMARKS.md; ONLY="kill-leader form" takes those alone\n'
+	@printf 'make kube-bench  the figures of BENCHMARKS.md on Kubernetes\n'
+	@printf 'make sweep   every write of the operator with every fault, long outages, more seeds\n'
 	@printf 'make sim     more seeds of the simulated machines: SEEDS=5000 SEED_BASE=0\n'
 
 setup:
@@ -45,6 +47,16 @@ fix:
 
 bench: setup
 	@tests/bench.sh $(ONLY)
+
+# What the suites on Kubernetes print, of release builds and repeated as often as the figures say.
+kube-bench: setup
+	@tests/kube/bench.sh
+
+# The suites of the operator in their long forms; takes about an hour.
+sweep: export SHOAL_SWEEP = 1
+sweep: setup
+	@tests/kube/build.sh
+	$(CARGO) test --package shoal-tests --test operator -- --nocapture --test-threads=1
 
 # A seed that fails prints the command that repeats it alone.
 sim: export SEEDS ?= 5000

@@ -45,9 +45,17 @@ if [ "$(id -u)" = 0 ] || [ -n "${SHOAL_TEST_KUBECONFIG:-}" ]; then
   tests/setup.sh kube
   rung "build of Kubernetes" tests/kube/build.sh
   rung "a real Kubernetes" cargo test --workspace --quiet "${features[@]}" --test kube
+  rung "a real API server: what is declared" \
+    cargo test --workspace --quiet "${features[@]}" --test declared
+  if [ "$(id -u)" = 0 ]; then
+    rung "a real control plane: the operator" \
+      cargo test --workspace --quiet "${features[@]}" --test operator -- --test-threads=3
+  fi
   rung "images" tests/kube/images.sh debug --next
-  cargo build --quiet --bin shoal-kube-demo
+  cargo build --quiet --bin shoal-kube-demo "${features[@]}"
   rung "kube-demo: planned changes fail nothing on Kubernetes" target/debug/shoal-kube-demo
+  rung "a real node: planned changes, faults and mistakes" \
+    cargo test --workspace --quiet "${features[@]}" --test e2e -- --test-threads=1
 else
   left_out+="; Kubernetes (needs root, or SHOAL_TEST_KUBECONFIG)"
 fi

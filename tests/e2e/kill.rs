@@ -41,6 +41,14 @@ fn the_keys_of_a_killed_process_are_served_again_soon() {
 
 fn outage(site: &Site<'_>, at: usize) -> Duration {
     let pods = site.pods().unwrap();
+    // One that was fenced often is given shards again only after a while.
+    within(PATIENCE, || {
+        let members = site.status()?.members;
+        let owner = members.iter().find(|member| member.name == name(&pods[at]));
+        anyhow::ensure!(owner.is_some_and(|owner| owner.shards > 0), "it owns nothing: {owner:?}");
+        Ok(())
+    })
+    .unwrap();
     let outage = Outage::of(site, name(&pods[at]), KEYS).unwrap();
     println!("{}: {outage:?}", name(&pods[at]));
     outage.last

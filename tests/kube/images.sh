@@ -9,7 +9,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 readonly profile=${1:-release} images=target/images/${1:-release}
 case $profile in
   release) cargo=(cargo build --quiet --release) features= ;;
-  # As the suites build it, so that nothing is built twice.
+  # All as the suites build them, so that nothing is built twice nor in turns.
   debug) cargo=(cargo build --quiet) features=shoal-worker/mutants ;;
   *) echo "usage: $0 [release|debug] [--next]" >&2; exit 64 ;;
 esac
@@ -23,7 +23,7 @@ image() {
 }
 
 mkdir -p "$images"
-"${cargo[@]}" --bin shoal-kube --bin shoal-operator
+"${cargo[@]}" --bin shoal-kube --bin shoal-operator --features "$features"
 if [ "${2:-}" = --next ]; then
   "${cargo[@]}" --bin shoal --features "$features${features:+,}shoal-worker/next"
   image shoal-next shoal

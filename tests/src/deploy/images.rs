@@ -1,4 +1,7 @@
-//! The images that `tests/kube/images.sh` has written for the profile of this program.
+//! The images that `tests/kube/images.sh` has written: for the profile that SHOAL_IMAGES names, else
+//! for the profile of this program.
+
+use std::env;
 
 use anyhow::Context as _;
 
@@ -19,12 +22,16 @@ pub struct Images {
 impl Images {
     /// Gives them to every node.
     pub fn load(cluster: &Cluster) -> anyhow::Result<Self> {
-        let profile = profile_directory();
-        let profile = profile.file_name().context("a profile has a name")?;
-        let images = build_directory().join("images").join(profile);
+        let own = profile_directory();
+        let profile = match env::var_os("SHOAL_IMAGES") {
+            Some(profile) => profile,
+            None => own.file_name().context("a profile has a name")?.to_owned(),
+        };
+        let images = build_directory().join("images").join(&profile);
         let load = |name: &str| {
             let archive = images.join(name).with_extension("tar");
-            cluster.load(&archive).context("tests/kube/images.sh --next was not run")
+            let missing = format!("tests/kube/images.sh {} --next was not run", profile.display());
+            cluster.load(&archive).context(missing)
         };
         Ok(Self {
             worker: load("shoal")?,

@@ -244,6 +244,11 @@ impl Control {
         match done.kind {
             Kind::Asked(reply) => respond(reply, answer, lease_ms),
             Kind::Register { node, reply } => {
+                if answer.is_ok() {
+                    // What the former process lacked says nothing of this one: in a roll its first
+                    // renewal would come too late, and the next leaver's shards go elsewhere.
+                    self.tables.remove(&node);
+                }
                 if let Ok((_, Event::Registered { reowned: 1.., .. })) = &answer {
                     let event = shoal_core::session::repeats::Event::Reowned { node };
                     self.memory.repeats.on(event, now);

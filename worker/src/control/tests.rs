@@ -1,9 +1,6 @@
 //! The leader's loop over a real log of one voter; the test plays the processes it leads.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    time::Duration,
-};
+use std::{collections::BTreeSet, time::Duration};
 
 use shoal_core::{
     handoff::{self, News, Process},
@@ -168,6 +165,15 @@ impl Leader {
         tokio::spawn(async move { stop.run_until_cancelled(owners).await });
     }
 
+    /// Of a node that is up, as the planner sees it now.
+    async fn standing_of(&self, node: NodeId) -> Standing {
+        let Outcome::Plan(plan) = self.ask(Request::Plan).await.unwrap().outcome else {
+            panic!("a plan was asked for")
+        };
+        let share = plan.report.shares.iter().find(|share| share.node == node);
+        share.expect("it is up").standing
+    }
+
     fn nodes(&self) -> Vec<NodeId> {
         self.table.registry().nodes().map(|(id, _)| id).collect()
     }
@@ -281,16 +287,41 @@ async fn a_leaver_is_planned_with_the_deadline_it_renews_with() {
     leader.propose(drain).await;
     let renew = Renew { node: leaver, incarnation, table, leaves_within: within };
     leader.ask(Request::Renew(renew)).await.unwrap();
-    let Outcome::Plan(plan) = leader.ask(Request::Plan).await.unwrap().outcome else {
-        panic!("a plan was asked for")
-    };
-    let standings: BTreeMap<_, _> =
-        plan.report.shares.iter().map(|share| (share.node, share.standing)).collect();
-    let deadline = match standings[&leaver] {
+    let deadline = match leader.standing_of(leaver).await {
         Standing::Leaving { deadline, .. } => deadline.unwrap(),
         other => panic!("{other:?}"),
     };
     assert!(deadline <= Duration::from_secs(20) && deadline > Duration::from_secs(15));
+    leader.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_process_is_a_target_whatever_its_former_one_had_missed() {
+    let leader = Leader::start(16).await;
+    leader.form().await;
+    let [first, second, restarted] = leader.nodes()[..] else { panic!("three") };
+    leader.register(first, 1).await;
+    leader.register(second, 1).await;
+    let incarnation = Incarnation { counter: 1, nonce: restarted.0 };
+    let info = leader.table.registry().node(restarted).unwrap().info.clone();
+    let register =
+        |incarnation| Register { node: restarted, incarnation, info: info.clone(), lock: None };
+    leader.ask(Request::Register(register(incarnation))).await.unwrap();
+
+    let table = leader.table.applied();
+    let lags = async {
+        while leader.standing_of(restarted).await == Standing::Target {
+            let renew = Renew { node: restarted, incarnation, table, leaves_within: None };
+            leader.ask(Request::Renew(renew)).await.unwrap();
+            tokio::time::sleep(RENEW_EVERY).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, lags).await.expect("it is held back once it lags");
+    leader.propose(Command::DrainRestart { node: restarted, incarnation }).await;
+    leader.propose(Command::CloseInPlace { node: restarted, incarnation }).await;
+    let next = Incarnation { counter: 2, ..incarnation };
+    leader.ask(Request::Register(register(next))).await.unwrap();
+    assert_eq!(leader.standing_of(restarted).await, Standing::Target);
     leader.end().await;
 }
 
