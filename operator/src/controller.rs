@@ -47,6 +47,10 @@ const PASS: Duration = Duration::from_secs(60);
 const WATCH_SECONDS: u32 = 60;
 /// Looked at again where nothing happens.
 const IDLE: Duration = Duration::from_secs(300);
+/// And for a while after something did: shards may still be spread anew, up to five minutes after
+/// the crash of a node that is held back for it, and no object of Kubernetes tells.
+const LATELY: Duration = Duration::from_secs(360);
+const AFTERMATH: Duration = Duration::from_secs(10);
 /// Looked at again after a step, and while something is waited for.
 const AFTER_STEP: Duration = Duration::from_millis(150);
 const WAITING: Duration = Duration::from_secs(1);

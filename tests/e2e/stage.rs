@@ -4,7 +4,7 @@
 use std::{
     env,
     str::FromStr,
-    sync::{Mutex, MutexGuard, OnceLock, PoisonError},
+    sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -37,8 +37,8 @@ impl Stage {
         let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
         let cluster = Cluster::alone(tier).unwrap();
         cluster.enter().unwrap();
-        static IMAGES: OnceLock<Images> = OnceLock::new();
-        let images = IMAGES.get_or_init(|| Images::load(&cluster).unwrap()).clone();
+        // Each time: another test may have had another cluster, or this one was made anew.
+        let images = Images::load(&cluster).unwrap();
         Self { cluster, images, _turn: turn }
     }
 

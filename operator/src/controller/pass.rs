@@ -7,7 +7,7 @@ use kube::{ResourceExt as _, api::Api, runtime::controller::Action};
 use serde_json::{Value, json};
 use tracing::{debug, info};
 
-use super::{AFTER_STEP, Context, Error, IDLE, WAITING, certificates, perform};
+use super::{AFTER_STEP, AFTERMATH, Context, Error, IDLE, LATELY, WAITING, certificates, perform};
 use crate::{
     apply::{self, Applier, Outcome},
     build::{self, Cluster},
@@ -70,6 +70,7 @@ pub(super) async fn pass(seen: &ShardCluster, context: &Context) -> Result<Actio
     Ok(Action::requeue(match (stepped, waits || pass.moves() || !shown) {
         (true, _) => AFTER_STEP,
         (false, true) => WAITING,
+        (false, false) if pass.changed_within(LATELY) => AFTERMATH,
         (false, false) => IDLE,
     }))
 }
@@ -279,16 +280,20 @@ impl<'a> Pass<'a> {
         if before == Some(&status) {
             return Ok(true);
         }
-        let uid = self.cluster.uid().unwrap_or_default();
-        let recent =
-            self.context.written.lock().get(&uid).is_some_and(|at| at.elapsed() < STATUS_EVERY);
-        if recent && !status::is_urgent(before, &status) {
+        if self.changed_within(STATUS_EVERY) && !status::is_urgent(before, &status) {
             return Ok(false);
         }
         self.applier.write_status(&name, &status).await?;
         self.context.metrics.wrote_status();
+        let uid = self.cluster.uid().unwrap_or_default();
         self.context.written.lock().insert(uid, tokio::time::Instant::now());
         Ok(true)
+    }
+
+    /// Whether this process has written the status lately, as it does where anything changed.
+    fn changed_within(&self, span: Duration) -> bool {
+        let uid = self.cluster.uid().unwrap_or_default();
+        self.context.written.lock().get(&uid).is_some_and(|at| at.elapsed() < span)
     }
 }
 
