@@ -74,7 +74,7 @@ impl Applier {
     pub async fn ensure(&self, object: &Value) -> Result<Outcome, Error> {
         let place = self.place(object)?;
         let live = self.read(&place).await?;
-        if live.as_ref().is_some_and(|live| is_as_wanted(object, live)) {
+        if self.is_as_wanted(&place, object, live.as_ref()).await? {
             return Ok(Outcome::AsWanted);
         }
         self.write(&place, object, live).await
@@ -85,11 +85,28 @@ impl Applier {
     pub async fn ensure_set(&self, object: &Value) -> Result<Outcome, Error> {
         let place = self.place(object)?;
         let live = self.read(&place).await?;
-        if live.as_ref().is_some_and(|live| is_as_wanted(object, live)) {
+        if self.is_as_wanted(&place, object, live.as_ref()).await? {
             return Ok(Outcome::AsWanted);
         }
         self.judge(&place, &to_write(object, live.as_ref())).await?;
         self.write(&place, object, live).await
+    }
+
+    /// The API server stores some things in words of its own: `1000` of a processor as `1k`. Where
+    /// an object differs though nobody has touched it, it is asked what it would store.
+    async fn is_as_wanted(
+        &self,
+        place: &Place,
+        object: &Value,
+        live: Option<&DynamicObject>,
+    ) -> Result<bool, Error> {
+        let Some(live) = live.filter(|live| is_untouched(object, live)) else { return Ok(false) };
+        let shown = serde_json::to_value(live).unwrap_or_default();
+        if subset::holds(object, &shown) {
+            return Ok(true);
+        }
+        let stored = self.judge(place, &to_write(object, Some(live))).await?;
+        Ok(content(&stored) == content(&shown))
     }
 
     /// Takes away what is ours and no longer wanted.
@@ -179,9 +196,9 @@ impl Applier {
         gone(patched.map(drop), "write the status".to_owned())
     }
 
-    /// What is to be written, tried with nothing stored. As an apply on the server's side a field
+    /// What is to be written, tried with nothing stored; as it would be stored. As an apply on the server's side a field
     /// that the API server does not know would be its own failure, and its words poorer.
-    async fn judge(&self, place: &Place, object: &Value) -> Result<(), Error> {
+    async fn judge(&self, place: &Place, object: &Value) -> Result<Value, Error> {
         let url = place.objects.resource_url();
         let (method, url) = match object["metadata"].get("resourceVersion") {
             Some(_) => (Method::PUT, format!("{url}/{}", place.name)),
@@ -194,7 +211,7 @@ impl Applier {
             .body(object.to_string().into_bytes())
             .map_err(|error| api(format!("try {place}"))(kube::Error::HttpError(error)))?;
         let judged = self.client.request::<Value>(request).await;
-        judged.map(drop).map_err(|error| match error {
+        judged.map_err(|error| match error {
             kube::Error::Api(status) if status.code == 400 || status.code == 422 => {
                 Error::Rejected { words: status.message.clone() }
             }
@@ -268,9 +285,8 @@ impl std::fmt::Display for Place {
     }
 }
 
-/// Everything is there, nothing was left from an earlier rendering, and nobody else has written
-/// what is ours to say.
-fn is_as_wanted(object: &Value, live: &DynamicObject) -> bool {
+/// Nothing was left from an earlier rendering, and nobody else has written what is ours to say.
+fn is_untouched(object: &Value, live: &DynamicObject) -> bool {
     let annotations = live.metadata.annotations.as_ref();
     let seen = annotations.and_then(|all| all.get(APPLIED));
     let strangers = live.metadata.managed_fields.iter().flatten().any(|entry| {
@@ -281,8 +297,17 @@ fn is_as_wanted(object: &Value, live: &DynamicObject) -> bool {
         let ours = entry.manager.as_deref() == Some(MANAGER);
         content && !ours && entry.subresource.as_deref().unwrap_or_default().is_empty()
     });
-    let shown = serde_json::to_value(live).unwrap_or_default();
-    seen == Some(&rendering(object)) && !strangers && subset::holds(object, &shown)
+    seen == Some(&rendering(object)) && !strangers
+}
+
+/// Without what differs from one reading to the next.
+fn content(object: &Value) -> Value {
+    let mut content = object.clone();
+    let metadata = &object["metadata"];
+    content["metadata"] =
+        json!([metadata["labels"], metadata["annotations"], metadata["ownerReferences"]]);
+    content["status"] = Value::Null;
+    content
 }
 
 /// The live object with the content of the rendered one; metadata of others stays.

@@ -77,6 +77,25 @@ fn a_wrong_template_is_named_by_its_path_and_no_pod_is_touched() {
 }
 
 #[test]
+fn what_the_api_server_spells_otherwise_is_no_difference() {
+    run("spelling", async |cluster, namespace| {
+        let scene = Scene::new(cluster, namespace, Knobs::default()).await;
+        let resources = json!({
+            "requests": { "cpu": "1000m", "memory": "1024Mi" }, "limits": { "memory": "1.5Gi" },
+        });
+        let mut spelled = spec(3);
+        spelled["podTemplate"] = worker(json!({ "resources": resources }));
+        scene.create(spelled).await;
+        scene.ready().await;
+        scene.rests(WHILE * 3).await;
+        let resources = json!({ "requests": { "cpu": "2000m" } });
+        scene.change(json!({ "podTemplate": worker(json!({ "resources": resources })) })).await;
+        scene.ready().await;
+        scene.rests(WHILE * 3).await;
+    });
+}
+
+#[test]
 fn what_is_not_done_yet_is_said_and_stands_in_no_ones_way() {
     run("later", async |cluster, namespace| {
         let scene = Scene::new(cluster, namespace, Knobs::default()).await;

@@ -1,7 +1,7 @@
 //! Is everything that we would apply there already?
 //!
-//! The API server adds defaults and others add what is theirs; neither is a difference. A
-//! difference that is only in spelling costs a write without effect, never a wrong answer.
+//! The API server adds defaults and others add what is theirs; neither is a difference. What is
+//! only spelled otherwise is one here: whoever asks has the API server spell it.
 
 use serde_json::Value;
 
