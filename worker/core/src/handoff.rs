@@ -57,7 +57,7 @@ const _: () = assert!(DRAIN_CAP.as_millis() + 1_000 < MIN_PARK.as_millis());
 const _: () = assert!(DRAIN_CAP.as_millis() + REST_CAP.as_millis() < MIN_PARK.as_millis());
 
 /// One run of one node: what a row names as owner or target.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Process {
     pub node: NodeId,
     pub incarnation: Incarnation,
@@ -70,20 +70,20 @@ impl Process {
 }
 
 /// Length and digest of all the state that was sent, or received, for one move.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
 pub struct Whole {
     pub length: u64,
     pub digest: u64,
 }
 
 /// What owner and target say to each other.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Message {
     pub key: MoveRef,
     pub body: Body,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Body {
     /// Owner: make ready, for the incarnation that the row names.
     Prepare { target: Incarnation },
@@ -97,7 +97,7 @@ pub enum Body {
     Refused(Refusal),
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
 pub enum Refusal {
     #[error("the target runs under another incarnation")]
     OtherIncarnation,
@@ -129,7 +129,7 @@ pub enum News {
 }
 
 /// Why an owner ended a move.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
 pub enum GiveUp {
     #[error("the target did not prepare in time")]
     SlowPrepare,

@@ -181,7 +181,7 @@ impl FromStr for ClusterId {
 ///
 /// The first is slewed by time daemons, the second stops while the machine sleeps; a
 /// right ends when either says so, an expiry has passed only when both say so.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 pub struct Timestamp {
     pub boottime: Duration,
     pub raw: Duration,

@@ -36,7 +36,7 @@ pub enum Event {
 }
 
 /// Where a shard went when it was closed here.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Tombstone {
     pub to: Option<NodeId>,
     pub epoch: Epoch,
@@ -72,14 +72,14 @@ pub enum Local {
     },
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Host {
     Closed { tombstone: Option<Tombstone> },
     Opening { epoch: Epoch },
     Open { epoch: Epoch },
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Hash)]
 pub struct Shard {
     id: ShardId,
     me: Process,

@@ -16,7 +16,7 @@ use crate::{
     registry::{Holding, MoveRef, ShardRow},
 };
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Hash)]
 pub struct Source {
     key: MoveRef,
     me: Process,
@@ -29,7 +29,7 @@ pub struct Source {
     working_at: Timestamp,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Phase {
     Preparing {
         until: Timestamp,
@@ -53,7 +53,7 @@ enum Phase {
     Over,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct Streaming {
     since: Timestamp,
     until: Timestamp,

@@ -6,7 +6,7 @@
 use super::{Action, Body, Message, Process, Refusal, Step, Whole, began};
 use crate::registry::{Holding, MoveRef, ShardRow};
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Hash)]
 pub struct Target {
     key: MoveRef,
     me: Process,

@@ -176,7 +176,7 @@ pub struct BeginMove {
     pub incarnation: Incarnation,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct MoveRef {
     pub shard: ShardId,
     pub epoch: Epoch,

@@ -50,14 +50,14 @@ pub struct NodeInfo {
 }
 
 /// What two processes must both report to prove that the second took the first one's lock.
-#[derive(Clone, Debug, PartialEq, Eq, Default)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Default)]
 pub struct LockId {
     pub boot_id: String,
     pub device: u64,
     pub inode: u64,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Life {
     /// Admitted, no process has registered yet.
     Joining,
@@ -85,7 +85,7 @@ impl Life {
     }
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Drain {
     None,
     /// This incarnation goes away and comes back; ends when another registers.
@@ -121,7 +121,7 @@ impl Node {
     }
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Holding {
     Owned {
         node: NodeId,
@@ -141,7 +141,7 @@ pub enum Holding {
     Unassigned,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct ShardRow {
     pub epoch: Epoch,
     pub holding: Holding,
