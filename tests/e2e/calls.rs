@@ -2,7 +2,7 @@
 
 use shoal_tests::{deploy::Site, stock::Stock};
 
-use crate::stage::setting;
+use crate::stage::{PATIENCE, setting};
 
 /// Of each of the two clients.
 const CONNECTIONS: usize = 32;
@@ -16,6 +16,8 @@ pub struct Calls {
 
 impl Calls {
     pub fn start(site: &Site<'_>) -> Self {
+        // The proxy of the Service learns of ready pods a little later than the operator.
+        site.reachable(PATIENCE).unwrap();
         let rate = setting("E2E_RATE", RATE);
         Self { clients: site.clients(CONNECTIONS, KEYS, rate).unwrap() }
     }

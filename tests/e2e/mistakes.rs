@@ -24,6 +24,13 @@ fn mistakes(stage: &Stage) -> [Mistake; 4] {
     };
     let template = |field: &str, value: Value| with("podTemplate", json!({"spec": {field: value}}));
     let requests = json!({"requests": {"cpu": "1000"}});
+    // A volume that no container mounts would hold nothing up.
+    let missing = json!({"spec": {
+        "volumes": [{"name": "none", "secret": {"secretName": "none"}}],
+        "containers": [
+            {"name": "worker", "volumeMounts": [{"name": "none", "mountPath": "/none"}]},
+        ],
+    }});
     let fails = json!([{
         "name": "fails",
         "image": stage.images.worker.name,
@@ -40,10 +47,7 @@ fn mistakes(stage: &Stage) -> [Mistake; 4] {
             "request that no node satisfies",
             template("containers", json!([{"name": "worker", "resources": requests}])),
         ),
-        (
-            "secret that is missing",
-            template("volumes", json!([{"name": "none", "secret": {"secretName": "none"}}])),
-        ),
+        ("secret that is missing", with("podTemplate", missing)),
         ("init container that fails", template("initContainers", fails)),
     ]
 }

@@ -40,7 +40,9 @@ fn stuck(scene: &Scene<'_>, wanted: &[&Pod]) -> Option<Decision> {
     };
     let pod = wanted.iter().find(late)?;
     let seconds = scene.desired.progress_deadline.as_secs();
-    let text = format!("{} does not serve within {seconds} s: the roll has stopped", pod.name);
+    let why = pod.trouble.as_ref().map_or_else(String::new, |trouble| format!(" ({trouble})"));
+    let name = &pod.name;
+    let text = format!("{name} does not serve within {seconds} s{why}: the roll has stopped");
     Some(Decision::blocked(Activity::Rolling, Some(Halt::RollStuck), &pod.name, text))
 }
 
