@@ -189,7 +189,7 @@ pub struct Member {
     pub target: bool,
     pub voter: bool,
     pub learner: bool,
-    /// As the leader hears; a watcher counts as soon as it may be given shards.
+    /// As the leader hears: its table is current, and so is its log where it follows it.
     pub caught_up: bool,
     pub owned: u32,
     pub receiving: u32,

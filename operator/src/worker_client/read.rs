@@ -107,7 +107,6 @@ fn members(status: &pb::StatusResponse, nodes: &[pb::Node]) -> Members {
     let shards = status.shards.unwrap_or_default();
     let gone = nodes.iter().filter(|node| node.life == "left");
     let voters = &status.voters;
-    let replicates = |id: &u64| voters.contains(id) || status.learners.contains(id);
     let present = status.nodes.iter().chain(gone).map(|node| Member {
         id: node.id,
         name: node.name.clone(),
@@ -120,7 +119,7 @@ fn members(status: &pb::StatusResponse, nodes: &[pb::Node]) -> Members {
         target: node.target,
         voter: voters.contains(&node.id),
         learner: status.learners.contains(&node.id),
-        caught_up: !replicates(&node.id) || status.caught_up.contains(&node.id),
+        caught_up: status.caught_up.contains(&node.id),
         owned: node.shards_owned,
         receiving: node.shards_receiving,
         draining: Duration::ZERO,

@@ -38,6 +38,7 @@ pub struct Outage {
 impl Outage {
     /// Kills the node in this pod and calls those of `keys` counters that it owned.
     pub fn of(site: &Site<'_>, pod: &str, keys: usize) -> anyhow::Result<Self> {
+        site.reachable(PATIENCE)?;
         let runtime = Runtime::new()?;
         let address = format!("http://{}", site.address()?);
         let clients = runtime.block_on(async {

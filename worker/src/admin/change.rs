@@ -78,7 +78,7 @@ pub(super) fn report_death(message: &pb::ReportDeathRequest) -> Result<Ask, Stat
 pub(super) fn death_reported(granted: Granted) -> Result<pb::ReportDeathResponse, Status> {
     let shards_unassigned = match granted.outcome {
         Outcome::Event(Event::Unassigned { shards }) => shards,
-        Outcome::Event(_) | Outcome::Plan(_) | Outcome::Noted => 0,
+        Outcome::Event(_) | Outcome::Plan(_) | Outcome::Current(_) | Outcome::Noted => 0,
     };
     Ok(pb::ReportDeathResponse { shards_unassigned })
 }
@@ -88,7 +88,7 @@ pub(super) fn epoch_acquired(granted: Granted) -> Result<pb::AcquireOperatorEpoc
         Outcome::Event(Event::OperatorEpoch { epoch }) => {
             Ok(pb::AcquireOperatorEpochResponse { epoch })
         }
-        Outcome::Event(_) | Outcome::Plan(_) | Outcome::Noted => {
+        Outcome::Event(_) | Outcome::Plan(_) | Outcome::Current(_) | Outcome::Noted => {
             Err(Status::internal("the leader answered something else"))
         }
     }
@@ -119,7 +119,7 @@ fn only_item(granted: &Granted) -> Result<(), Status> {
             Some(Some(why)) => Err(wire::refused(why)),
             Some(None) | None => Ok(()),
         },
-        Outcome::Event(_) | Outcome::Plan(_) | Outcome::Noted => Ok(()),
+        Outcome::Event(_) | Outcome::Plan(_) | Outcome::Current(_) | Outcome::Noted => Ok(()),
     }
 }
 

@@ -25,7 +25,7 @@ const DEFAULT_WATCH_INTERVAL: Duration = Duration::from_millis(250);
 pub(super) fn planned(granted: Granted) -> Result<pb::PlanResponse, Status> {
     match granted.outcome {
         Outcome::Plan(plan) => Ok(wire::plan(&plan)),
-        Outcome::Event(_) | Outcome::Noted => {
+        Outcome::Event(_) | Outcome::Current(_) | Outcome::Noted => {
             Err(Status::internal("the leader answered something else"))
         }
     }
@@ -53,7 +53,11 @@ impl Server {
                 .map_err(|_| Status::unavailable("the table lags behind the leader"))?
                 .map_err(|_| Status::unavailable("this node is stopping"))?;
         }
-        Ok(Response::new(self.status_now()))
+        let mut status = self.status_now();
+        if request.get_ref().linearizable {
+            status.caught_up = self.caught_up().await;
+        }
+        Ok(Response::new(status))
     }
 
     pub(super) fn status_now(&self) -> pb::StatusResponse {
@@ -81,7 +85,7 @@ impl Server {
             moving: moving.map(|(id, row)| wire::shard(id, row)).collect(),
             waiting: self.inner.waiting.borrow().clone(),
             version: crate::VERSION.to_owned(),
-            caught_up: self.caught_up(leadership.leader),
+            caught_up: Vec::new(),
         }
     }
 
@@ -92,18 +96,21 @@ impl Server {
         known.or_else(joined).map_or_else(String::new, |id| id.to_string())
     }
 
-    fn caught_up(&self, leader: Option<NodeId>) -> Vec<u64> {
-        if leader != Some(self.inner.node) {
-            return Vec::new();
-        }
-        let followers = self.inner.raft.followers().into_iter().filter(|follower| {
-            let heard = follower.silent.is_some_and(|silent| silent < CAUGHT_UP_SILENCE);
-            heard && follower.behind < CAUGHT_UP_ENTRIES
-        });
-        let mut ids: Vec<u64> = followers.map(|follower| follower.node.0).collect();
-        ids.push(self.inner.node.0);
-        ids.sort_unstable();
-        ids
+    /// As the leader hears; of any other node nobody is known to be.
+    async fn caught_up(&self) -> Vec<u64> {
+        let current = match self.inner.control.ask(Ask::Current).await {
+            Ok(Granted { outcome: Outcome::Current(current), .. }) => current,
+            Ok(_) | Err(_) => Vec::new(),
+        };
+        let lags = |node: &NodeId| {
+            let followers = self.inner.raft.followers();
+            let follower = followers.into_iter().find(|follower| follower.node == *node);
+            follower.is_some_and(|follower| {
+                let heard = follower.silent.is_some_and(|silent| silent < CAUGHT_UP_SILENCE);
+                !heard || follower.behind >= CAUGHT_UP_ENTRIES
+            })
+        };
+        current.into_iter().filter(|node| !lags(node)).map(|node| node.0).collect()
     }
 
     pub(super) fn read_nodes(&self, message: &pb::NodesRequest) -> pb::NodesResponse {

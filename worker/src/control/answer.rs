@@ -52,6 +52,10 @@ impl Control {
                 let (plan, _) = self.plan(now);
                 self.grant(reply, Outcome::Plan(plan));
             }
+            Request::Current => {
+                let current = self.current_tables(now);
+                self.grant(reply, Outcome::Current(current));
+            }
             Request::Barrier => self.propose(Kind::Asked(reply), Command::Blank),
         }
     }

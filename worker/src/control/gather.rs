@@ -83,6 +83,15 @@ impl Control {
         read(&input)
     }
 
+    /// Nodes that have told how far their tables are since they registered, and lag no lease.
+    pub(super) fn current_tables(&self, now: Timestamp) -> Vec<NodeId> {
+        let Memory { history, lease, .. } = &self.memory;
+        let told = self.tables.iter();
+        told.filter(|(_, table)| history.judge(**table, *lease, now) == Freshness::Fresh)
+            .map(|(node, _)| *node)
+            .collect()
+    }
+
     /// An owner that must leave by a deadline does not wait as long as others would.
     fn backing_off(
         &self,

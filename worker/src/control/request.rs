@@ -43,6 +43,8 @@ pub enum Request {
     },
     /// What would be done now.
     Plan,
+    /// Which nodes have a table that is known to be current.
+    Current,
     /// Commits an empty entry: whatever is read afterwards is not older than this request.
     Barrier,
 }
@@ -76,6 +78,7 @@ pub struct Granted {
 pub enum Outcome {
     Event(Event),
     Plan(Plan),
+    Current(Vec<NodeId>),
     Noted,
 }
 

@@ -181,7 +181,7 @@ pub fn response(
             lease_ms: granted.lease_ms,
             node: match granted.outcome {
                 Outcome::Event(Event::Joined { node }) => node.0,
-                Outcome::Event(_) | Outcome::Plan(_) | Outcome::Noted => 0,
+                Outcome::Event(_) | Outcome::Plan(_) | Outcome::Current(_) | Outcome::Noted => 0,
             },
             cluster_id: cluster.to_string(),
         }),

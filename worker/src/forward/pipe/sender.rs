@@ -105,6 +105,12 @@ impl Queue {
     }
 }
 
+/// Why a pause between two attempts has ended.
+enum Rested {
+    Over,
+    PeerIsBack,
+}
+
 pub(super) struct Sender {
     pub(super) node: Arc<Node>,
     pub(super) peer: NodeId,
@@ -132,8 +138,10 @@ impl Sender {
                     } else {
                         debug!(peer = %self.peer, %error, "still no pipe to peer");
                     }
-                    self.tend_for(pause).await;
-                    pause = (pause * 2).min(BACK_OFF.1);
+                    pause = match self.rest(pause).await {
+                        Rested::Over => (pause * 2).min(BACK_OFF.1),
+                        Rested::PeerIsBack => BACK_OFF.0,
+                    };
                 }
             }
         }
@@ -168,8 +176,25 @@ impl Sender {
         }
     }
 
-    async fn tend_for(&mut self, pause: Duration) {
-        let _ = tokio::time::timeout(pause, self.tend()).await;
+    /// Until the pause is over, or the peer has registered a new process, which can be reached:
+    /// a restart must not last longer for its callers than for the registry.
+    async fn rest(&mut self, pause: Duration) -> Rested {
+        let (table, peer) = (self.node.table.clone(), self.peer);
+        let incarnation = move || table.routes().peer(peer).map(|peer| peer.incarnation);
+        let before = incarnation();
+        let mut map = self.node.table.watch_map();
+        let back = async move {
+            while incarnation() == before {
+                if map.changed().await.is_err() {
+                    std::future::pending::<()>().await;
+                }
+            }
+        };
+        tokio::select! {
+            () = back => Rested::PeerIsBack,
+            () = tokio::time::sleep(pause) => Rested::Over,
+            never = self.tend() => match never {},
+        }
     }
 
     /// Looks after the calls that wait while there is no pipe.
