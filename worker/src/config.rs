@@ -204,30 +204,11 @@ impl Config {
             revision: args.pod.revision(),
             shards: args.shards.as_deref().map(shards).transpose()?,
             lease: args.lease.as_deref().map(lease).transpose()?,
-            weight: args.weight.as_deref().map_or(Ok(100), |text| {
-                number(
-                    "WEIGHT",
-                    text,
-                    u64::from(*WEIGHTS.start())..=u64::from(*WEIGHTS.end()),
-                    "give a whole number from 1 to 1000",
-                )
-                .map(|weight| weight as u32)
-            })?,
+            weight: args.weight.as_deref().map_or(Ok(100), weight)?,
             zone: args.zone.clone().unwrap_or_default(),
             pod_uid: args.pod.uid(),
             max_payload: args.max_payload.as_deref().map_or(Ok(4 << 20), size)?,
-            shutdown_budget: args
-                .shutdown_budget
-                .as_deref()
-                .map_or(Ok(20), |text| {
-                    number(
-                        "SHUTDOWN_BUDGET",
-                        text,
-                        1..=86_400,
-                        "give whole seconds from 1 to 86400",
-                    )
-                })
-                .map(Duration::from_secs)?,
+            shutdown_budget: shutdown_budget(args.shutdown_budget.as_deref().unwrap_or("20"))?,
             log_format: log_format(args.log_format.as_deref(), pod.is_some())?,
             log_level: log_level(args.log_level.as_deref())?,
             pod,
@@ -238,6 +219,17 @@ impl Config {
             raft_id,
         })
     }
+}
+
+fn weight(text: &str) -> Result<u32, Error> {
+    let range = u64::from(*WEIGHTS.start())..=u64::from(*WEIGHTS.end());
+    let weight = number("WEIGHT", text, range, "give a whole number from 1 to 1000")?;
+    Ok(weight as u32)
+}
+
+fn shutdown_budget(text: &str) -> Result<Duration, Error> {
+    let remedy = "give whole seconds from 1 to 86400";
+    number("SHUTDOWN_BUDGET", text, 1..=86_400, remedy).map(Duration::from_secs)
 }
 
 impl Config {

@@ -38,7 +38,7 @@ enum Command {
     /// Run one node
     Run(Box<RunArgs>),
     #[command(flatten)]
-    Cli(cli::Command),
+    Cli(Box<cli::Command>),
 }
 
 fn main() -> ExitCode {
@@ -52,7 +52,7 @@ fn main() -> ExitCode {
     };
     let ended = match arguments.command {
         Command::Run(args) => run(&args),
-        Command::Cli(command) => command_line(command),
+        Command::Cli(command) => command_line(*command),
     };
     ended.unwrap_or_else(|error| {
         eprintln!("shoal: no runtime: {error}");

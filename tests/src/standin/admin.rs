@@ -108,7 +108,7 @@ impl World {
         let cluster = self.directories.get(&process.volume).and_then(|d| d.cluster);
         if !self.is_member(process) {
             return pb::StatusResponse {
-                cluster_id: cluster.unwrap_or(ClusterId::default()).to_string(),
+                cluster_id: cluster.unwrap_or_default().to_string(),
                 version: process.version.clone(),
                 waiting: "the cluster is to form".to_owned(),
                 ..pb::StatusResponse::default()
