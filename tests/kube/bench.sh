@@ -11,7 +11,7 @@ tests/kube/build.sh
 tests/clients/build.sh
 tests/kube/images.sh release --next
 mkdir -p target/bench
-export SHOAL_IMAGES=release E2E_FLAPS=${E2E_FLAPS:-10} E2E_KILLS=${E2E_KILLS:-20} E2E_RATE=${E2E_RATE:-300}
+export SHOAL_IMAGES=release E2E_FLAPS=${E2E_FLAPS:-10} E2E_KILLS=${E2E_KILLS:-20} E2E_RATE=${E2E_RATE:-500}
 {
   echo "$(nproc) cores of $(sed -n 's/^model name.*: //p' /proc/cpuinfo | head -n 1), Linux $(uname -r)"
   echo "$(date -u +%F), commit $(git rev-parse --short=12 HEAD); E2E_FLAPS=$E2E_FLAPS E2E_KILLS=$E2E_KILLS E2E_RATE=$E2E_RATE"
