@@ -196,8 +196,8 @@ impl Applier {
         gone(patched.map(drop), "write the status".to_owned())
     }
 
-    /// What is to be written, tried with nothing stored; as it would be stored. As an apply on the server's side a field
-    /// that the API server does not know would be its own failure, and its words poorer.
+    /// What is to be written, as it would be stored; nothing is. As an apply on the server's side
+    /// a field that the API server does not know would be its own failure, and its words poorer.
     async fn judge(&self, place: &Place, object: &Value) -> Result<Value, Error> {
         let url = place.objects.resource_url();
         let (method, url) = match object["metadata"].get("resourceVersion") {

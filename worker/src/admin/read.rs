@@ -102,9 +102,9 @@ impl Server {
             Ok(Granted { outcome: Outcome::Current(current), .. }) => current,
             Ok(_) | Err(_) => Vec::new(),
         };
+        let followers = self.inner.raft.followers();
         let lags = |node: &NodeId| {
-            let followers = self.inner.raft.followers();
-            let follower = followers.into_iter().find(|follower| follower.node == *node);
+            let follower = followers.iter().find(|follower| follower.node == *node);
             follower.is_some_and(|follower| {
                 let heard = follower.silent.is_some_and(|silent| silent < CAUGHT_UP_SILENCE);
                 !heard || follower.behind >= CAUGHT_UP_ENTRIES
