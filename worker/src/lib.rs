@@ -5,6 +5,7 @@
 
 pub mod admin;
 pub mod call;
+#[cfg(not(feature = "sim"))]
 pub mod cli;
 pub mod config;
 pub mod control;

@@ -274,7 +274,7 @@ impl Session {
         let state = self.state.clone();
         let last_words = self.config.last_words.clone();
         self.pending.push(Box::pin(async move {
-            let drawn = tokio::task::spawn_blocking(move || {
+            let drawn = crate::env::thread::blocking(move || {
                 let drawn = identity.lock().next_incarnation();
                 drawn.inspect(|incarnation| last_words.write(*incarnation))
             });

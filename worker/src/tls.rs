@@ -96,7 +96,7 @@ impl Tls {
             tokio::time::sleep(pause).await;
             let enabled = tls.clone();
             // A file system may hang. Cancelled only with the runtime.
-            let reading = tokio::task::spawn_blocking(move || Bytes::read(&enabled.files));
+            let reading = crate::env::thread::blocking(move || Bytes::read(&enabled.files));
             let Ok(found) = reading.await else { continue };
             if found.as_ref().is_ok_and(|found| *found == tls.material.load().bytes) {
                 refused = None;

@@ -59,6 +59,15 @@ pub fn open_or_create(path: &Path) -> io::Result<File> {
     OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)
 }
 
+/// The pages of a database; another process that has them open finds out when it locks them.
+pub fn pages(path: &Path) -> Result<redb::backends::FileBackend, redb::DatabaseError> {
+    redb::backends::FileBackend::new(open_or_create(path)?)
+}
+
+/// Returns once what was written has reached the disk: here the calls themselves wait for it.
+#[allow(clippy::unused_async)] // a simulated disk takes its time
+pub async fn settled() {}
+
 pub fn rename(from: &Path, to: &Path) -> io::Result<()> {
     fs::rename(from, to)
 }

@@ -108,7 +108,7 @@ async fn write(
     identity: Arc<Mutex<Identity>>,
     change: impl FnOnce(&mut Identity) -> Result<(), identity::Error> + Send + 'static,
 ) -> Result<(), Error> {
-    let written = tokio::task::spawn_blocking(move || change(&mut identity.lock()));
+    let written = crate::env::thread::blocking(move || change(&mut identity.lock()));
     Ok(written.await.map_err(died)??)
 }
 

@@ -49,7 +49,7 @@ impl Right {
             ended: Mutex::new(ended),
         });
         let watched = Arc::downgrade(&shared);
-        thread::spawn("right", move || watch(&watched))?;
+        thread::drive("right", async move { watch(&watched).await })?;
         Ok(Self { shared })
     }
 
@@ -102,7 +102,7 @@ fn nanos(span: Duration) -> u64 {
     u64::try_from(span.as_nanos()).unwrap_or(u64::MAX)
 }
 
-fn watch(shared: &Weak<Shared>) {
+async fn watch(shared: &Weak<Shared>) {
     while let Some(shared) = shared.upgrade() {
         let sleep = {
             let ended = shared.ended.lock();
@@ -114,7 +114,7 @@ fn watch(shared: &Weak<Shared>) {
             left.min(until.raw.saturating_sub(now.raw))
         };
         drop(shared);
-        thread::sleep(if sleep.is_zero() { WATCH } else { sleep.min(WATCH) });
+        thread::pause(if sleep.is_zero() { WATCH } else { sleep.min(WATCH) }).await;
     }
 }
 

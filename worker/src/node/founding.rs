@@ -93,7 +93,7 @@ pub(super) async fn follow_identity_file(shared: Arc<Shared>, founding: found::H
     let mut known = None;
     while !shared.table.registry().formed() {
         let path = path.clone();
-        let read = tokio::task::spawn_blocking(move || IdentityFile::read(&path));
+        let read = crate::env::thread::blocking(move || IdentityFile::read(&path));
         // Cancelled only with the runtime.
         let Ok(read) = read.await else { return };
         let now = read.map_err(|error| error.to_string());

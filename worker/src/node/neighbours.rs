@@ -75,7 +75,7 @@ pub(super) async fn remember(shared: Arc<Shared>, me: NodeId) {
             kept.clone_from(&members);
             let identity = shared.identity.clone();
             // Cancelled only with the runtime.
-            let _ = tokio::task::spawn_blocking(move || identity.lock().remember(&members)).await;
+            let _ = crate::env::thread::blocking(move || identity.lock().remember(&members)).await;
         }
         if map.changed().await.is_err() {
             return;

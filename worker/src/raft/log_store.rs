@@ -118,10 +118,9 @@ impl LogStore {
         let (queue, requests) = mpsc::channel(QUEUE);
         let (failed, failure) = watch::channel(None);
         let writer = shared.clone();
-        env::thread::spawn("raft-log", move || {
-            writer::run(writer, Some(disk), requests, failed, purge_to);
-        })
-        .map_err(|source| Error::Io { path: path.to_owned(), source })?;
+        let writing = writer::run(writer, Some(disk), requests, failed, purge_to);
+        env::thread::drive("raft-log", writing)
+            .map_err(|source| Error::Io { path: path.to_owned(), source })?;
         Ok(Self { shared, queue, failure })
     }
 
@@ -179,7 +178,7 @@ impl LogStore {
             let txn = disk.snapshot().map_err(io::Error::other)?;
             (disk, txn, older, newer)
         };
-        let read = tokio::task::spawn_blocking(move || disk.read(&txn, older));
+        let read = crate::env::thread::blocking(move || disk.read(&txn, older));
         let mut entries = read.await.map_err(io::Error::other)?.map_err(io::Error::other)?;
         entries.extend(newer);
         Ok(entries)

@@ -104,7 +104,7 @@ impl AsyncRuntime for Runtime {
         F: FnOnce() -> T + Send + 'static,
         T: Send + 'static,
     {
-        tokio::task::spawn_blocking(work).await.map_err(io::Error::other)
+        crate::env::thread::blocking(work).await.map_err(io::Error::other)
     }
 }
 

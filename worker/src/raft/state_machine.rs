@@ -193,7 +193,7 @@ impl RaftStateMachine<Types> for StateMachine {
 
     async fn get_current_snapshot(&mut self) -> Result<Option<Snapshot>, io::Error> {
         let dir = self.dir.clone();
-        tokio::task::spawn_blocking(move || snapshot::load(&dir))
+        crate::env::thread::blocking(move || snapshot::load(&dir))
             .await
             .map_err(io::Error::other)?
             .map_err(io::Error::other)
@@ -218,7 +218,7 @@ impl RaftSnapshotBuilder<Types> for Builder {
 }
 
 async fn save(dir: PathBuf, meta: SnapshotMeta, data: Bytes) -> Result<(), io::Error> {
-    tokio::task::spawn_blocking(move || snapshot::save(&dir, &meta, &data))
+    crate::env::thread::blocking(move || snapshot::save(&dir, &meta, &data))
         .await
         .map_err(io::Error::other)?
         .map_err(io::Error::other)

@@ -24,15 +24,17 @@ impl Probe {
     ) -> std::io::Result<Self> {
         let probe = Self::default();
         let shown = probe.clone();
-        thread::spawn("disk-probe", move || {
+        thread::drive("disk-probe", async move {
             while !shutdown.is_cancelled() {
                 *shown.pending.lock() = Some(clock::now());
-                match disk::write_atomic(&directory.join("probe"), b"probe\n") {
+                let written = disk::write_atomic(&directory.join("probe"), b"probe\n");
+                disk::settled().await;
+                match written {
                     Ok(()) => *shown.pending.lock() = None,
                     // Still pending: a disk that fails is no faster than one that hangs.
                     Err(error) => warn!(%error, "the disk's probe failed"),
                 }
-                thread::sleep(every);
+                thread::pause(every).await;
             }
         })?;
         Ok(probe)

@@ -208,7 +208,7 @@ impl Inner {
             told.snapshot = Some(self.snapshots.try_acquire().map_err(|_| Why::Busy)?);
             let registry = self.table.registry().clone();
             let (cluster, index) = (registry.cluster().id, registry.applied());
-            let encoding = tokio::task::spawn_blocking(move || rows::encode_snapshot(&registry));
+            let encoding = crate::env::thread::blocking(move || rows::encode_snapshot(&registry));
             let rows = encoding.await.map_err(|_| Why::Busy)?;
             self.metrics.snapshots.inc();
             (cluster, index, News::Snapshot(rows))

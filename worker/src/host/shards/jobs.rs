@@ -217,6 +217,8 @@ impl Slot {
                 return;
             }
             held.hosted = Hosted::Open;
+            #[cfg(feature = "sim")]
+            crate::env::sim::opened(self.shard.0, epoch.0, start == Start::Empty);
             debug!(shard = %self.shard, %epoch, ?start, "open");
         }
         self.on(Event::Opened(epoch));

@@ -384,7 +384,12 @@ impl Running {
     /// The acknowledgement: the answer may be given if this says so, and nothing may stand
     /// between the two. Dropped only afterwards, so that no move takes the state away first.
     pub(super) fn acknowledge(self) -> Result<(), Withheld> {
-        self.slot.recheck(&self.slot.state.lock(), self.epoch)
+        let judged = self.slot.recheck(&self.slot.state.lock(), self.epoch);
+        #[cfg(feature = "sim")]
+        if judged.is_ok() {
+            crate::env::sim::acknowledged(self.slot.shard.0, self.epoch.0);
+        }
+        judged
     }
 }
 

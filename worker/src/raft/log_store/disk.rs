@@ -99,10 +99,8 @@ impl Disk {
     /// Opens or creates the file and reads all of it: a flipped bit is found now, not at apply.
     pub fn open(path: &Path) -> Result<(Self, Found), Error> {
         let io = |source| Error::Io { path: path.to_owned(), source };
-        let file = env::disk::open_or_create(path).map_err(io)?;
+        let backend = env::disk::pages(path).map_err(|error| classify(path, error.into()))?;
         env::disk::sync_dir(path.parent().unwrap_or(Path::new("."))).map_err(io)?;
-        let backend =
-            redb::backends::FileBackend::new(file).map_err(|error| classify(path, error.into()))?;
         Self::open_on(path, backend)
     }
 

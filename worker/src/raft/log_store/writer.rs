@@ -13,7 +13,10 @@ use super::{
     Shared,
     disk::{Change, Disk, Error, PURGE_SLICE},
 };
-use crate::{env::clock, raft::types::Types};
+use crate::{
+    env::{clock, disk},
+    raft::types::Types,
+};
 
 /// Most bytes of entries in one transaction: bounds the time of one commit.
 const BATCH_BYTES: usize = 1 << 20;
@@ -42,7 +45,7 @@ pub enum Waits {
     },
 }
 
-pub fn run(
+pub async fn run(
     shared: Arc<Shared>,
     mut disk: Option<Arc<Disk>>,
     mut queue: mpsc::Receiver<Request>,
@@ -50,7 +53,7 @@ pub fn run(
     mut purge_to: Option<u64>,
 ) {
     while let Some(open) = &disk {
-        let Some(batch) = next_batch(&mut queue, purge_to.is_some()) else { return };
+        let Some(batch) = next_batch(&mut queue, purge_to.is_some()).await else { return };
         let (mut changes, mut waiting) = (Vec::new(), Vec::new());
         let mut closing = None;
         for request in batch {
@@ -68,6 +71,7 @@ pub fn run(
         let began = clock::now();
         let written =
             purge_slice(open, &mut changes, &mut purge_to).and_then(|()| open.write(&changes));
+        disk::settled().await;
         if let Some(took) = shared.took.get() {
             took.observe(clock::now().at_most_since(began).as_secs_f64());
         }
@@ -107,11 +111,11 @@ fn purge_slice(
 }
 
 /// What is queued now, up to the limits; waits for something unless there is other work.
-fn next_batch(queue: &mut mpsc::Receiver<Request>, busy: bool) -> Option<Vec<Request>> {
+async fn next_batch(queue: &mut mpsc::Receiver<Request>, busy: bool) -> Option<Vec<Request>> {
     let mut batch = Vec::new();
     let mut bytes = 0;
     if !busy {
-        let first = queue.blocking_recv()?;
+        let first = queue.recv().await?;
         bytes += size(&first);
         batch.push(first);
     }
