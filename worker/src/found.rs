@@ -483,7 +483,8 @@ fn shown(machine: &Machine, waiting: Option<String>) -> State {
 
 async fn until(wake_at: Option<Timestamp>) {
     match wake_at {
-        Some(instant) => tokio::time::sleep(instant.at_least_since(clock::now())).await,
+        // As the machine judges it: by the slower clock, or this would wake in vain again and again.
+        Some(instant) => tokio::time::sleep(clock::now().until_surely_past(instant)).await,
         None => std::future::pending().await,
     }
 }

@@ -14,6 +14,7 @@ mod world;
 use std::{process::ExitCode, time::Duration};
 
 use clap::{Parser, Subcommand};
+use tracing_subscriber::{filter::Targets, prelude::*};
 
 #[derive(Parser)]
 #[command(about = "Simulates whole clusters: one seed is one run, to the bit")]
@@ -50,20 +51,46 @@ fn main() -> ExitCode {
 }
 
 fn run(one: &One) -> ExitCode {
+    entropy::seed(one.seed);
     if let Some(filter) = &one.log {
-        tracing_subscriber::fmt()
-            .with_env_filter(filter)
-            .with_writer(std::io::stderr)
-            .with_timer(TrueTime)
-            .with_ansi(false)
-            .init();
+        log(filter);
     }
+    watch_for_standstill();
     let verdict = story::run(one.seed, Duration::from_secs(one.seconds));
     println!("{}", many::line(one.seed, &verdict));
     for problem in &verdict.problems {
         println!("problem: {problem}");
     }
     ExitCode::from(u8::from(!verdict.problems.is_empty()))
+}
+
+/// Without a filter that keeps maps by chance: a log must not change what it shows.
+fn log(filter: &str) {
+    let filter: Targets = filter.parse().unwrap_or_default();
+    let layer = tracing_subscriber::fmt::layer()
+        .with_writer(std::io::stderr)
+        .with_timer(TrueTime)
+        .with_ansi(false);
+    tracing_subscriber::registry().with(layer.with_filter(filter)).init();
+}
+
+/// Ends the process where true time stands still: some task runs without end at one instant.
+fn watch_for_standstill() {
+    const PATIENCE: Duration = Duration::from_secs(60);
+    std::thread::Builder::new()
+        .spawn(|| {
+            let mut last = Duration::MAX;
+            loop {
+                std::thread::sleep(PATIENCE);
+                let now = shoal_worker::env::sim::now();
+                if now == last {
+                    println!("problem: time stands still at {now:?}");
+                    std::process::exit(1);
+                }
+                last = now;
+            }
+        })
+        .expect("a thread starts");
 }
 
 /// True time and the machine, before each line of the log.

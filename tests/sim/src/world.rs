@@ -186,6 +186,10 @@ impl World {
             }
         }
         self.outside.run();
+        if self.now.as_millis() % 1_000 == 0 {
+            let delivered = sim::wires(|wires, _| wires.delivered);
+            tracing::info!(delivered, calls = self.history.lock().operations.len(), "a second");
+        }
         let (opened, acknowledged) = (sim::take_opened(), sim::take_acknowledged());
         self.history.lock().witness(opened, acknowledged);
     }
