@@ -113,12 +113,18 @@ pub(super) async fn inquire(shared: &Shared) -> Verdict {
 /// What the members of the own cluster say together; `None`: none of them has spoken.
 async fn judge_all(shared: &Shared, own: &Own, heard: &[Heard]) -> Option<Verdict> {
     let mut together = None;
-    for (address, rows) in heard.iter().filter_map(Heard::rows) {
+    for (_, rows) in heard.iter().filter_map(Heard::rows) {
         match judge(shared, own, rows) {
             Verdict::Enter => together = Some(Verdict::Enter),
             verdict @ (Verdict::Retire(_) | Verdict::Exit(_)) => return Some(verdict),
         }
-        if let Some(exit) = runs_elsewhere(shared, own, address, rows).await {
+    }
+    // All at once: after a reboot each look lasts most of a lease.
+    let looks = heard.iter().filter_map(Heard::rows);
+    let looks = looks.map(|(address, rows)| runs_elsewhere(shared, own, address, rows));
+    let mut looks: FuturesUnordered<_> = looks.collect();
+    while let Some(found) = looks.next().await {
+        if let Some(exit) = found {
             return Some(Verdict::Exit(exit));
         }
     }
