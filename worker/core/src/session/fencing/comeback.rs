@@ -59,12 +59,12 @@ impl Comeback {
 
     pub(super) fn look(&mut self, elected: LogIndex, view: View<'_>, now: Timestamp) {
         let since = now.at_least_since(self.elected_at);
-        let back = view
-            .nodes
-            .iter()
-            .filter(|node| node.renewed > elected && self.expected.contains(&node.id))
-            .count();
-        let all = self.expected.len();
+        // A node that left meanwhile, as one whose new directory took its name, never comes back.
+        let expected = view.nodes.iter().filter(|node| self.expected.contains(&node.id));
+        let expected = expected.filter(|node| node.life != Life::Left);
+        let (all, back) = expected.fold((0, 0), |(all, back), node| {
+            (all + 1, back + usize::from(node.renewed > elected))
+        });
         self.phase = match self.phase {
             Phase::Listening if 2 * back >= all => Phase::Over,
             Phase::Listening if since >= view.lease.length() / FLOOR_SHARE => Phase::Waiting,

@@ -345,6 +345,25 @@ fn l11_power_cycle_with_slow_nodes() {
 }
 
 #[test]
+fn l11_a_node_that_left_meanwhile_is_not_waited_for() {
+    let mut cluster = Cluster::new(5);
+    cluster.elect();
+    cluster.now = 1_500;
+    let back = |cluster: &mut Cluster, ids: std::ops::RangeInclusive<u64>| {
+        cluster.renew(ids);
+        cluster.applied();
+        let _ = cluster.tick(false);
+        cluster.fencing.as_ref().unwrap().may_assign_orphans()
+    };
+    assert!(!back(&mut cluster, 1..=2));
+    cluster.now = 5_000;
+    assert!(!back(&mut cluster, 1..=4), "the fifth may still come");
+    // Its disk was lost: another id goes by its name now.
+    cluster.nodes[4].life = Life::Left;
+    assert!(back(&mut cluster, 1..=4));
+}
+
+#[test]
 fn l11_a_change_of_leaders_does_not_end_the_wait_for_owners() {
     let waits = |elected_at| {
         let mut cluster = Cluster::new(10);
