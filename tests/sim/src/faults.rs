@@ -9,7 +9,7 @@ use shoal_worker::env::{
 
 use crate::world::World;
 
-/// Every kind of fault. The last is no fault: a planned change.
+/// Every kind of fault, planned changes included.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Fault {
     Kill,
@@ -74,8 +74,9 @@ impl Faults {
     pub fn strike(&mut self, world: &mut World, kinds: &[Fault]) {
         let fault = kinds[below(kinds.len() as u64) as usize];
         let place = self.aim(world);
-        tracing::info!(?fault, place, "strikes");
-        if self.begin(world, fault, place) {
+        let struck = self.begin(world, fault, place);
+        tracing::info!(?fault, place, struck, "strikes");
+        if struck {
             *self.fired.entry(fault).or_default() += 1;
             self.note(world, place);
         }
@@ -96,7 +97,7 @@ impl Faults {
         felt("hit the leader", sight.leader() == Some(place));
         felt("hit an owner", sight.owned(place) > 0);
         felt("hit during a move", sight.latest().is_some_and(|seen| !seen.moving.is_empty()));
-        felt("hit without a leader", sight.latest().is_some_and(|seen| seen.leader_id == 0));
+        felt("hit without a leader", !sight.is_led());
     }
 
     fn begin(&mut self, world: &mut World, fault: Fault, place: Place) -> bool {

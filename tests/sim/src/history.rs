@@ -23,9 +23,11 @@ pub enum Outcome {
         shard: u32,
         epoch: u64,
     },
-    /// Certainly not executed.
+    /// Certainly not executed, in the server's words.
+    #[allow(dead_code)] // for whoever reads the problem
     Refused(String),
-    /// Perhaps executed.
+    /// Perhaps executed, and why nobody knows.
+    #[allow(dead_code)]
     Unknown(String),
 }
 

@@ -48,6 +48,11 @@ impl Sight {
         row.name.strip_prefix("node-")?.parse().ok()
     }
 
+    /// Whether a node says that it leads.
+    pub fn is_led(&self) -> bool {
+        self.nodes.iter().flatten().any(|seen| seen.node_id == seen.leader_id)
+    }
+
     /// The latest view of the cluster.
     pub fn latest(&self) -> Option<&StatusResponse> {
         self.nodes.iter().flatten().max_by_key(|seen| (seen.term, seen.applied))

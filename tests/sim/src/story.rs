@@ -16,6 +16,8 @@ const HEALS: Duration = Duration::from_secs(15);
 /// Between two faults.
 const CALM_MS: (u64, u64) = (200, 4_000);
 
+const HASTE_MS: (u64, u64) = (30, 500);
+
 /// What may go wrong in a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
@@ -73,8 +75,9 @@ fn suffer(world: &mut World, faults: &mut Faults, kind: Kind, span: Duration) {
         faults.mend(world);
         if world.now() >= next {
             faults.strike(world, kinds);
-            let calm = CALM_MS.0 + random::below(CALM_MS.1 - CALM_MS.0);
-            next = world.now() + Duration::from_millis(calm);
+            // At times into what the one before has begun: a move, an election.
+            let (least, most) = if random::below(3) == 0 { HASTE_MS } else { CALM_MS };
+            next = world.now() + Duration::from_millis(least + random::below(most - least));
         }
     }
 }

@@ -186,10 +186,6 @@ impl World {
             }
         }
         self.outside.run();
-        if self.now.as_millis() % 1_000 == 0 {
-            let delivered = sim::wires(|wires, _| wires.delivered);
-            tracing::info!(delivered, calls = self.history.lock().operations.len(), "a second");
-        }
         let (opened, acknowledged) = (sim::take_opened(), sim::take_acknowledged());
         self.history.lock().witness(opened, acknowledged);
     }
@@ -201,13 +197,6 @@ impl World {
         }
         self.stopping[place] = false;
         self.back_at[place] = Some(self.now + start_delay());
-    }
-
-    pub fn run_for(&mut self, span: Duration) {
-        let until = self.now + span;
-        while self.now < until {
-            self.step();
-        }
     }
 
     /// Steps until it holds; false if it did not in time.

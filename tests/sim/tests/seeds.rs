@@ -1,19 +1,27 @@
-//! A few seeds of the simulation, and that a seed is one run.
+//! A few seeds of the simulation; that a seed is one run; that its judge notices what is wrong.
 
 use std::process::Command;
 
-fn simulate(arguments: &[&str]) -> (bool, String) {
-    let program = env!("CARGO_BIN_EXE_shoal-sim");
-    let output = Command::new(program).args(arguments).output().expect("the simulation starts");
+fn simulate(arguments: &[&str], mutant: Option<&str>) -> (bool, String) {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_shoal-sim"));
+    if let Some(mutant) = mutant {
+        command.env("SHOAL_MUTANT", mutant);
+    }
+    let output = command.args(arguments).output().expect("the simulation starts");
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     (output.status.success(), text + &String::from_utf8_lossy(&output.stderr))
 }
 
+fn given(name: &str, default: &str) -> String {
+    std::env::var(name).unwrap_or_else(|_| default.to_owned())
+}
+
 #[test]
 fn whole_clusters_break_no_promise_whatever_fails() {
-    let seeds = std::env::var("SEEDS").unwrap_or_else(|_| "64".to_owned());
-    let base = std::env::var("SEED_BASE").unwrap_or_else(|_| "0".to_owned());
-    let (well, text) = simulate(&["many", "--seconds", "20", "--seeds", &seeds, "--base", &base]);
+    let (seeds, base) = (given("SEEDS", "40"), given("SEED_BASE", "0"));
+    let seconds = given("SEED_SECONDS", "20");
+    let arguments = ["many", "--seconds", &seconds, "--seeds", &seeds, "--base", &base];
+    let (well, text) = simulate(&arguments, None);
     println!("{text}");
     assert!(well, "{text}");
 }
@@ -21,7 +29,27 @@ fn whole_clusters_break_no_promise_whatever_fails() {
 #[test]
 fn a_seed_of_a_whole_cluster_is_the_same_run_to_the_bit() {
     for seed in ["1", "4"] {
-        let run = || simulate(&["one", "--seconds", "15", "--seed", seed]).1;
-        assert_eq!(run(), run());
+        let run = |more: &[&str]| {
+            let mut arguments = vec!["one", "--seconds", "10", "--seed", seed];
+            arguments.extend(more);
+            let (_, text) = simulate(&arguments, None);
+            text.lines().find(|line| line.starts_with("seed=")).map(str::to_owned)
+        };
+        let first = run(&[]);
+        assert!(first.as_ref().is_some_and(|line| line.contains("digest=")), "{first:?}");
+        assert_eq!(first, run(&[]));
+        assert_eq!(first, run(&["--log", "shoal_worker=debug"]), "its log changes a run");
+    }
+}
+
+/// Seeds with planned changes alone: nothing else can be to blame.
+#[test]
+fn the_judge_of_whole_clusters_notices_a_lost_increment_and_a_stale_owner() {
+    for mutant in ["lose-increment", "stale-owner"] {
+        let noticed = ["4", "9", "14"].iter().any(|seed| {
+            let (well, text) = simulate(&["one", "--seconds", "15", "--seed", seed], Some(mutant));
+            !well && text.contains("was given twice")
+        });
+        assert!(noticed, "{mutant} went unnoticed");
     }
 }
