@@ -41,7 +41,14 @@ pub async fn leave(
     session: &Handle,
     by: Timestamp,
 ) -> Left {
-    let incarnation = session.state().borrow().incarnation;
+    let (incarnation, registered) = {
+        let state = session.state();
+        let state = state.borrow();
+        (state.incarnation, state.registered)
+    };
+    if registered {
+        seen(node, incarnation, table, by).await;
+    }
     let standing = standing(table, node, incarnation);
     if standing == Standing::Nothing {
         session.told_to_stop().await;
@@ -89,6 +96,22 @@ fn standing(table: &Table, node: NodeId, incarnation: Incarnation) -> Standing {
     }
     let others = registry.nodes().any(|(id, _)| id != node && registry.is_target(id));
     if others { Standing::Holds } else { Standing::NoTarget }
+}
+
+/// Waits for the registration in the own table, which may lag behind the answer: until then it
+/// does not show what this process has been given.
+async fn seen(node: NodeId, incarnation: Incarnation, table: &Table, by: Timestamp) {
+    let mut applied = table.watch_applied();
+    let shows = |table: &Table| {
+        let registry = table.registry();
+        registry.node(node).is_some_and(|row| row.incarnation.counter >= incarnation.counter)
+    };
+    let waiting = async {
+        // A closed channel only means that nothing changes any more.
+        while !shows(table) && applied.changed().await.is_ok() {}
+    };
+    // In vain: what can be done without the table is done.
+    let _ = tokio::time::timeout(clock::now().until_maybe_past(by), waiting).await;
 }
 
 /// True once it holds nothing; false when nobody is left to take what it holds.
