@@ -260,6 +260,9 @@ impl Session {
                 Action::Exit(why) => {
                     info!(node = %self.config.node, ?why, "the session has ended");
                     self.right.revoke();
+                    // Whoever takes this for a target meanwhile is refused.
+                    let (shards, incarnation) = (self.shards.clone(), self.holder.incarnation());
+                    tokio::spawn(async move { shards.close_all(incarnation).await });
                     self.state.send_modify(|state| state.exit = Some(why));
                     return Some(why);
                 }

@@ -8,6 +8,7 @@ mod history;
 mod machine;
 mod many;
 mod probe;
+mod scenarios;
 mod story;
 mod world;
 
@@ -29,6 +30,16 @@ enum Command {
     One(One),
     /// Run many seeds, each in a process of its own
     Many(many::Many),
+    /// Play one execution on purpose
+    Scenario(Scenario),
+}
+
+#[derive(clap::Args)]
+struct Scenario {
+    name: String,
+    /// As for a seed
+    #[arg(long)]
+    log: Option<String>,
 }
 
 #[derive(clap::Args)]
@@ -47,15 +58,28 @@ fn main() -> ExitCode {
     match Arguments::parse().command {
         Command::One(one) => run(&one),
         Command::Many(many) => many.run(),
+        Command::Scenario(scenario) => play(&scenario),
     }
 }
 
-fn run(one: &One) -> ExitCode {
-    entropy::seed(one.seed);
-    if let Some(filter) = &one.log {
+fn begin(seed: u64, filter: Option<&String>) {
+    entropy::seed(seed);
+    if let Some(filter) = filter {
         log(filter);
     }
     watch_for_standstill();
+}
+
+fn play(scenario: &Scenario) -> ExitCode {
+    begin(1, scenario.log.as_ref());
+    let problems = scenarios::play(&scenario.name);
+    println!("{}: {} problems", scenario.name, problems.len());
+    problems.iter().for_each(|problem| println!("problem: {problem}"));
+    ExitCode::from(u8::from(!problems.is_empty()))
+}
+
+fn run(one: &One) -> ExitCode {
+    begin(one.seed, one.log.as_ref());
     let verdict = story::run(one.seed, Duration::from_secs(one.seconds));
     println!("{}", many::line(one.seed, &verdict));
     for problem in &verdict.problems {

@@ -199,6 +199,13 @@ impl World {
         self.back_at[place] = Some(self.now + start_delay());
     }
 
+    pub fn run_for(&mut self, span: Duration) {
+        let until = self.now + span;
+        while self.now < until {
+            self.step();
+        }
+    }
+
     /// Steps until it holds; false if it did not in time.
     pub fn run_until(&mut self, span: Duration, holds: impl Fn(&Self) -> bool) -> bool {
         let until = self.now + span;

@@ -42,6 +42,31 @@ fn a_seed_of_a_whole_cluster_is_the_same_run_to_the_bit() {
     }
 }
 
+fn plays(scenario: &str) {
+    let (well, text) = simulate(&["scenario", scenario], None);
+    assert!(well, "{text}");
+}
+
+#[test]
+fn s17_a_process_that_is_told_to_stop_while_it_starts_takes_no_state_along() {
+    plays("stopped-while-starting");
+}
+
+#[test]
+fn a_rebooted_node_asks_all_others_at_once() {
+    plays("rebooted");
+}
+
+#[test]
+fn l11_a_power_cycle_with_a_lost_disk_does_not_wait_for_what_is_gone() {
+    plays("power-cycle-and-a-lost-disk");
+}
+
+#[test]
+fn s8_founding_on_slewed_clocks_does_not_spin() {
+    plays("slewed-clocks-at-founding");
+}
+
 /// Seeds with planned changes alone: nothing else can be to blame.
 #[test]
 fn the_judge_of_whole_clusters_notices_a_lost_increment_and_a_stale_owner() {

@@ -13,6 +13,8 @@ use crate::{env::clock, table::Table};
 
 /// Kept back of the budget for closing in place and for ending connections.
 const RESERVE: Duration = Duration::from_secs(4);
+/// Nobody answers: this process is as good as unregistered.
+const UNANSWERED: Duration = Duration::from_secs(1);
 /// No target is left: looked at again so often, the map may not change meanwhile.
 const LOOK_AGAIN: Duration = Duration::from_millis(200);
 
@@ -46,7 +48,8 @@ pub async fn leave(
         let state = state.borrow();
         (state.incarnation, state.registered)
     };
-    if registered {
+    client.leave_by(by);
+    if registered || is_registered(client, incarnation).await {
         seen(node, incarnation, table, by).await;
     }
     let standing = standing(table, node, incarnation);
@@ -55,7 +58,6 @@ pub async fn leave(
         session.give_up().await;
         return Left::Nothing;
     }
-    client.leave_by(by);
     if let Err(error) = client.drain_restart(incarnation).await {
         warn!(%error, "the drain was not accepted");
     }
@@ -96,6 +98,13 @@ fn standing(table: &Table, node: NodeId, incarnation: Incarnation) -> Standing {
     }
     let others = registry.nodes().any(|(id, _)| id != node && registry.is_target(id));
     if others { Standing::Holds } else { Standing::NoTarget }
+}
+
+/// Whether a registration whose answer is still under way has been made. Asked by a drain, which
+/// is what follows; no shard comes to a process that is drained.
+async fn is_registered(client: &Client, incarnation: Incarnation) -> bool {
+    let asked = client.drain_restart(incarnation);
+    matches!(tokio::time::timeout(UNANSWERED, asked).await, Ok(Ok(_)))
 }
 
 /// Waits for the registration in the own table, which may lag behind the answer: until then it
