@@ -1,8 +1,10 @@
 # The commands of the README. `verify` never writes; `fix` does what it would ask for.
 CARGO ?= cargo
+# All but `sim`: with it no worker of the same build runs on a real machine.
+FEATURES := --features shoal-worker/mutants,shoal-worker/next
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
-.PHONY: demo images kube-demo test verify fix bench kube-bench sim sweep setup help
+.PHONY: demo images kube-demo test verify fix bench kube-bench mutants sim sweep setup help
 
 help:
 	@printf 'make demo    a cluster on this machine, driven, grown, drained, rolled, killed: a verdict\n'
@@ -12,7 +14,8 @@ help:
 	@printf 'make bench   the figures of BENCHMARKS.md; ONLY="kill-leader form" takes those alone\n'
 	@printf 'make kube-bench  the figures of BENCHMARKS.md on Kubernetes\n'
 	@printf 'make sweep   every write of the operator with every fault, long outages, more seeds\n'
-	@printf 'make sim     more seeds of the simulated machines: SEEDS=5000 SEED_BASE=0\n'
+	@printf 'make mutants every rule of the protocol left out on purpose, and the suite that notices\n'
+	@printf 'make sim     more seeds of the simulated machines and whole clusters: SEEDS=2000 SEED_BASE=0\n'
 
 setup:
 	@tests/setup.sh
@@ -37,13 +40,14 @@ test: setup
 
 verify:
 	$(CARGO) fmt --all --check
-	$(CARGO) clippy --workspace --all-targets --all-features -- -D warnings
+	$(CARGO) clippy --workspace --all-targets $(FEATURES) -- -D warnings
+	$(CARGO) clippy --package shoal-sim --all-targets --features sim -- -D warnings
 	@if command -v cargo-deny >/dev/null; then cargo deny check licenses bans sources; \
 	else echo 'cargo-deny is not installed: licences and sources were not checked'; fi
 
 fix:
 	$(CARGO) fmt --all
-	$(CARGO) clippy --workspace --all-targets --all-features --fix --allow-dirty --allow-staged
+	$(CARGO) clippy --workspace --all-targets $(FEATURES) --fix --allow-dirty --allow-staged
 
 bench: setup
 	@tests/bench.sh $(ONLY)
@@ -58,8 +62,14 @@ sweep: setup
 	@tests/kube/build.sh
 	$(CARGO) test --package shoal-tests --test operator -- --nocapture --test-threads=1
 
+# Each rule of the protocol that is left out on purpose, and who notices.
+mutants: setup
+	@tests/mutants.sh
+
 # A seed that fails prints the command that repeats it alone.
-sim: export SEEDS ?= 5000
+sim: export SEEDS ?= 2000
 sim: export SEED_BASE ?= 0
 sim:
 	$(CARGO) test --package shoal-tests --test machines no_seed -- --nocapture
+	$(CARGO) build --release --package shoal-sim --features sim
+	target/release/shoal-sim many --seeds $(SEEDS) --base $(SEED_BASE) --seconds 60

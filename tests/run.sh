@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # Everything, small: unit and property tests, repository rules, simulated machines, the model,
+# whole clusters simulated,
 # clusters of real processes, stock clients, the demo, and Kubernetes.
 # Says how long each rung took and what was left out.
 set -euo pipefail
@@ -19,6 +20,7 @@ rung "unit, property and repository tests" \
 rung "machines together, simulated" \
   cargo test --workspace --quiet "${features[@]}" --test machines
 rung "model of sessions and moves, exhaustively" cargo test --quiet --package shoal-model
+rung "whole clusters, simulated" cargo test --quiet --package shoal-sim --features sim
 rung "build of the command" cargo build --quiet --bin shoal "${features[@]}"
 export SHOAL=$PWD/target/debug/shoal
 rung "clusters of real processes" \
@@ -40,7 +42,7 @@ if target/debug/shoal dev --help >/dev/null 2>&1; then
     fi
   done
 fi
-left_out="whole-cluster simulation, network namespaces (not built yet)"
+left_out="more seeds, a longer soak (make sim, make soak)"
 # A cluster of our own needs root; one of the user must be named.
 if [ "$(id -u)" = 0 ] || [ -n "${SHOAL_TEST_KUBECONFIG:-}" ]; then
   tests/setup.sh kube
