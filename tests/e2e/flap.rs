@@ -19,6 +19,7 @@ const NODES: u32 = 3;
 fn scaled_to_and_fro_and_rolled_without_a_failed_call() {
     let stage = Stage::of(Tier::Node);
     stage.operator();
+    let _cached = stage.names_cached();
     let namespace = stage.namespace("flap");
     let site = stage.founded(&namespace);
     let calls = Calls::start(&site);

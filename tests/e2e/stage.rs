@@ -30,6 +30,15 @@ pub struct Stage {
     _turn: MutexGuard<'static, ()>,
 }
 
+pub struct NamesCached<'a>(&'a Cluster);
+
+impl Drop for NamesCached<'_> {
+    fn drop(&mut self) {
+        // Without it the next test has slower names, and nothing else.
+        let _ = self.0.set_dns_cache(None);
+    }
+}
+
 impl Stage {
     /// Waits for its turn. The calling thread is in the network of the cluster from then on.
     pub fn of(tier: Tier) -> Self {
@@ -40,6 +49,12 @@ impl Stage {
         // Each time: another test may have had another cluster, or this one was made anew.
         let images = Images::load(&cluster).unwrap();
         Self { cluster, images, _turn: turn }
+    }
+
+    /// Until this is dropped the name server keeps its answers for 30 s, as on many clusters.
+    pub fn names_cached(&self) -> NamesCached<'_> {
+        self.cluster.set_dns_cache(Some(30)).unwrap();
+        NamesCached(&self.cluster)
     }
 
     /// Installed where it is missing: most tests leave it there.
