@@ -12,6 +12,7 @@ pub mod cluster;
 pub mod command;
 pub mod deploy;
 pub mod fault_proxy;
+pub mod faults;
 pub mod grpc;
 pub mod http;
 pub mod image;

@@ -25,6 +25,8 @@ pub struct Node {
     port: u16,
     settings: BTreeMap<&'static str, String>,
     space: PathBuf,
+    /// Another program than the one under test of all suites.
+    program: Option<PathBuf>,
     starts: u32,
     child: Option<Child>,
 }
@@ -43,6 +45,7 @@ impl Node {
             port,
             settings: BTreeMap::new(),
             space: space.path().to_owned(),
+            program: None,
             starts: 0,
             child: None,
         };
@@ -53,6 +56,12 @@ impl Node {
 
     pub fn set(&mut self, setting: &'static str, value: &str) -> &mut Self {
         self.settings.insert(setting, value.to_owned());
+        self
+    }
+
+    /// Runs as this program from its next start on.
+    pub fn program(&mut self, path: &Path) -> &mut Self {
+        self.program = Some(path.to_owned());
         self
     }
 
@@ -113,7 +122,8 @@ impl Node {
         assert!(!self.runs(), "{} runs already", self.name);
         self.starts += 1;
         let log = File::create(self.log_path()).expect("a log file can be made");
-        let mut command = Command::new(command::shoal());
+        let program = self.program.as_deref().unwrap_or_else(|| command::shoal());
+        let mut command = Command::new(program);
         command.arg("run").env_clear().envs(&self.settings).current_dir(&self.space);
         command.stdin(Stdio::null()).stdout(log.try_clone().expect("a second handle")).stderr(log);
         self.child = Some(command.spawn().expect("shoal starts"));
@@ -143,6 +153,18 @@ impl Node {
             return Err(status.code());
         }
         self.readiness().map_err(|_| None)
+    }
+
+    /// Its exit code (`None`: by a signal) once it has ended, by itself or not.
+    pub fn has_ended(&mut self) -> Option<Option<i32>> {
+        let child = self.child.as_mut()?;
+        let status = child.try_wait().expect("a child can be asked for")?;
+        self.child = None;
+        Some(status.code())
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.as_ref().expect("the node runs").id()
     }
 
     #[track_caller]

@@ -3,7 +3,7 @@
 use std::{
     env, fs,
     path::{Path, PathBuf},
-    sync::atomic::{AtomicU32, Ordering},
+    sync::atomic::{AtomicBool, AtomicU32, Ordering},
     thread,
 };
 
@@ -13,6 +13,7 @@ const TAIL: usize = 15;
 #[derive(Debug)]
 pub struct Space {
     path: PathBuf,
+    kept: AtomicBool,
 }
 
 impl Default for Space {
@@ -32,11 +33,16 @@ impl Space {
             .join("processes")
             .join(format!("{name}-{}-{number}", std::process::id()));
         fs::create_dir_all(&path).expect("the directory of a test can be made");
-        Self { path }
+        Self { path, kept: AtomicBool::new(false) }
     }
 
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Leaves it there, to be looked at.
+    pub fn keep(&self) {
+        self.kept.store(true, Ordering::Relaxed);
     }
 
     fn show_logs(&self) {
@@ -59,7 +65,7 @@ impl Drop for Space {
         if thread::panicking() {
             self.show_logs();
             eprintln!("-- kept: {}", self.path.display());
-        } else {
+        } else if !self.kept.load(Ordering::Relaxed) {
             // What is left behind is found and named by its directory; no test depends on it.
             let _ = fs::remove_dir_all(&self.path);
         }
