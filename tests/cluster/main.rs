@@ -12,6 +12,7 @@ mod leaves;
 mod pods;
 mod probes;
 mod recipes;
+mod recovery;
 mod restarts;
 mod settings;
 mod tls;

@@ -37,7 +37,7 @@ fn secure(cluster: &mut Cluster, at: usize, issued: &Issued, authorities: &[&Aut
 }
 
 /// Three nodes founded together, each with a certificate of its own, and room for `more`.
-fn founded(authority: &Authority, more: usize, settings: &[(&'static str, &str)]) -> Cluster {
+pub fn founded(authority: &Authority, more: usize, settings: &[(&'static str, &str)]) -> Cluster {
     let mut cluster = Cluster::prepared(3, more);
     for at in 0..3 {
         let issued = issue(authority, &cluster.nodes[at].name);

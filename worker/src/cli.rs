@@ -11,6 +11,7 @@ mod events;
 mod figures;
 mod http;
 mod json;
+mod recover;
 mod show;
 mod snapshot;
 mod table;
@@ -161,6 +162,9 @@ pub enum Command {
     /// Write the registry of a member to a file
     #[command(after_help = SNAPSHOT)]
     Snapshot(snapshot::Args),
+    /// Go on from what is left of a cluster whose quorum is lost for good
+    #[command(after_help = RECOVER)]
+    Recover(recover::Args),
     /// A live view of the cluster, until Ctrl-C
     Top(top::Args),
     /// Load on counters, with every answer checked
@@ -208,6 +212,16 @@ leader.
 Examples:
   shoal snapshot registry.shoal
   shoal snapshot registry.shoal --inspect";
+const RECOVER: &str =
+    "For stopped nodes, when more than half of the voters are lost for ever. Of all directories given
+it takes the one with the newest log and makes it a cluster of one node under a new cluster id;
+other nodes join it with empty directories. It refuses while any member of the old cluster answers.
+docs/recovery.md says how to tell that a quorum is lost, and what is lost with it.
+
+Examples:
+  shoal recover --data-dir data/node-c
+  shoal recover --data-dir data/node-b --data-dir data/node-c
+  shoal recover --from-snapshot registry.shoal --data-dir data/node-a --raft-id node-a";
 const BENCH: &str = "Without --rate the loop is closed: each caller sends its next call after an answer. With --rate
 it is open: calls are due at fixed instants and a latency counts from there, so that a stall shows
 in every call it held up. Each call increments a counter; in the end every counter is read and
@@ -226,6 +240,7 @@ pub async fn execute(command: Command) -> anyhow::Result<ExitCode> {
         Command::Top(args) => top::execute(&args).await,
         Command::Drain(args) => drain::execute(&args).await,
         Command::Snapshot(args) => snapshot::execute(&args).await,
+        Command::Recover(args) => recover::execute(&args).await,
         Command::Status { linearizable, target } => admin::status(&target, linearizable).await,
         Command::Nodes { all, target } => admin::nodes(&target, all).await,
         Command::Shards { owner, unsettled, target } => {

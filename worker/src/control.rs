@@ -92,6 +92,7 @@ pub struct Control {
     deadlines: BTreeMap<NodeId, Timestamp>,
     /// When this node applied Formed, if it did so in this run.
     formed_at: Option<Timestamp>,
+    began: Timestamp,
     term: Option<Term>,
     changing: Option<tokio::task::JoinHandle<()>>,
     transferring: Option<tokio::task::JoinHandle<()>>,
@@ -124,6 +125,7 @@ impl Control {
             tables: BTreeMap::new(),
             deadlines: BTreeMap::new(),
             formed_at: None,
+            began: clock::now(),
             term: None,
             changing: None,
             transferring: None,

@@ -5,6 +5,7 @@
 
 mod format;
 mod members;
+pub mod recovery;
 #[cfg(test)]
 mod tests;
 
@@ -16,7 +17,7 @@ use std::{
 
 use shoal_core::{
     found::Directory,
-    id::{Epoch, Incarnation, NodeId},
+    id::{ClusterId, Epoch, Incarnation, NodeId},
     registry::LockId,
 };
 
@@ -117,6 +118,8 @@ impl Identity {
             Attempt::Held(lock) => lock,
             Attempt::Taken { pid } => return Err(Error::Locked { path: path.to_owned(), pid }),
         };
+        recovery::finish(path, &mut || Ok(()))
+            .map_err(|source| Error::Write { path: path.to_owned(), source })?;
         let record = match read(path)? {
             Some(record) if record.name == name => record,
             Some(record) => {
@@ -149,6 +152,11 @@ impl Identity {
     /// Counter of the last incarnation that was drawn from this directory.
     pub fn counter(&self) -> u64 {
         self.record.incarnation
+    }
+
+    /// The cluster that lost its quorum and goes on as the one of this directory.
+    pub fn recovered_from(&self) -> Option<ClusterId> {
+        self.record.recovered_from
     }
 
     /// RAFT_ADDRESSes of the members of the formed cluster that this directory is in, or was
@@ -236,7 +244,7 @@ impl Identity {
 
 fn fresh(name: &str) -> Record {
     let directory = Directory::empty(random::u128(), clock::unix_ms());
-    Record { name: name.to_owned(), incarnation: 0, directory }
+    Record { name: name.to_owned(), incarnation: 0, directory, recovered_from: None }
 }
 
 fn read(directory: &Path) -> Result<Option<Record>, Error> {
@@ -289,7 +297,9 @@ fn content(path: &Path) -> io::Result<Vec<PathBuf>> {
     let mut entries = disk::list(path)?;
     entries.retain(|entry| {
         let name = file_name(entry);
-        !KEPT.contains(&name.as_str()) && !name.starts_with(RETIRED_PREFIX)
+        !KEPT.contains(&name.as_str())
+            && !name.starts_with(RETIRED_PREFIX)
+            && !recovery::is_own(&name)
     });
     Ok(entries)
 }

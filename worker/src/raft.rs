@@ -12,6 +12,7 @@ mod membership;
 pub mod metrics;
 mod network;
 mod record;
+pub mod recover;
 mod retention;
 mod runtime;
 mod server;

@@ -9,6 +9,7 @@ pub mod found;
 pub mod handoff;
 pub mod id;
 pub mod planner;
+pub mod recover;
 pub mod registry;
 pub mod route;
 pub mod session;

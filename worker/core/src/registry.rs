@@ -1,14 +1,15 @@
 //! The replicated truth: who is a node, who owns which shard, under which epoch.
 //!
 //! `apply` is the only way to change it on a member of the log, `install_delta` the only
-//! way on a watcher; `check` and `check_step` judge the outcome without sharing a line with
-//! either. Nothing here knows time or chance: what depends on them was judged by the
-//! proposer and stands in the command.
+//! way on a watcher; `recover` makes a new one of what is left of a cluster. `check` and
+//! `check_step` judge the outcome without sharing a line with any of them. Nothing here knows
+//! time or chance: what depends on them was judged by the proposer and stands in the command.
 
 mod apply;
 mod check;
 mod command;
 mod delta;
+mod recover;
 mod row;
 mod shards;
 
@@ -17,6 +18,7 @@ use std::{collections::BTreeMap, sync::Arc};
 pub use check::{Violation, check_step};
 pub use command::*;
 pub use delta::{Delta, Error};
+pub use recover::{Recovery, Unrecoverable};
 pub use row::*;
 pub(crate) use shards::Shards;
 

@@ -100,6 +100,11 @@ impl Dialer {
         self.names.extend(told);
     }
 
+    /// Who answers at this address must hold this name.
+    pub fn name(&mut self, address: &str, name: &str) {
+        self.names.insert(address.to_owned(), name.to_owned());
+    }
+
     /// A connection, and TLS where it is enabled.
     pub async fn open(&self, address: &str) -> io::Result<tls::Stream> {
         let socket = net::connect(address).await?;

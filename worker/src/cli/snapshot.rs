@@ -3,7 +3,10 @@
 //! A file opens with a line that names its format, then the checksum and the length of what
 //! follows: the registry as nodes send it to each other.
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 
 use anyhow::{Context as _, bail, ensure};
 use serde_json::json;
@@ -39,9 +42,7 @@ pub async fn execute(args: &Args) -> anyhow::Result<ExitCode> {
             .with_context(|| format!("writing {}", args.file.display()))?;
     }
     // Read back: what cannot be read is no snapshot.
-    let file = disk::read(&args.file).with_context(|| format!("{}", args.file.display()))?;
-    let file = file.with_context(|| format!("there is no file {}", args.file.display()))?;
-    let registry = open(&file).with_context(|| format!("{}", args.file.display()))?;
+    let (registry, bytes) = read(&args.file)?;
     let settings = registry.settings();
     let nodes = registry.nodes().filter(|(_, node)| !node.life.is_left()).count();
     let text = |_| {
@@ -51,12 +52,12 @@ pub async fn execute(args: &Args) -> anyhow::Result<ExitCode> {
             registry.cluster().id,
             registry.applied().0,
             settings.shard_count,
-            file.len()
+            bytes
         )
     };
     let as_json = || {
         json!({
-            "file": args.file, "format": FORMAT, "bytes": file.len(),
+            "file": args.file, "format": FORMAT, "bytes": bytes,
             "cluster_id": registry.cluster().id.to_string(), "applied": registry.applied().0,
             "map_version": registry.map_version().0, "nodes": nodes,
             "shards": settings.shard_count, "highest_epoch": registry.highest_epoch().0,
@@ -64,6 +65,14 @@ pub async fn execute(args: &Args) -> anyhow::Result<ExitCode> {
     };
     print(&args.target, text, as_json)?;
     Ok(SUCCESS)
+}
+
+/// What a file holds, and its length.
+pub fn read(path: &Path) -> anyhow::Result<(Registry, usize)> {
+    let file = disk::read(path).with_context(|| format!("{}", path.display()))?;
+    let file = file.with_context(|| format!("there is no file {}", path.display()))?;
+    let registry = open(&file).with_context(|| format!("{}", path.display()))?;
+    Ok((registry, file.len()))
 }
 
 /// The registry's bytes as the node sent them, whole.
@@ -78,6 +87,12 @@ async fn fetch(target: &Target) -> anyhow::Result<Vec<u8>> {
     }
     ensure!(crc32 == Some(crc32fast::hash(&data)), "the snapshot arrived damaged: ask again");
     Ok(data)
+}
+
+/// A file of this registry.
+#[cfg(test)]
+pub fn seal_registry(registry: &Registry) -> Vec<u8> {
+    seal(&registry::encode_snapshot(registry))
 }
 
 fn seal(data: &[u8]) -> Vec<u8> {

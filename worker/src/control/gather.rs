@@ -114,7 +114,8 @@ impl Control {
     fn assigns_held(&self, registry: &Registry, now: Timestamp) -> Duration {
         let owners_return =
             self.term.as_ref().is_some_and(|term| !term.fencing.may_assign_orphans());
-        Hold { owners_return, formed_at: self.formed_at }.left(registry, now)
+        let (formed_at, began) = (self.formed_at, self.began);
+        Hold { owners_return, formed_at, began }.left(registry, now)
     }
 }
 

@@ -1,4 +1,5 @@
-//! The terminal of standard input: keys are not shown while a screen is drawn.
+//! The terminal of standard input: keys are not shown while a screen is drawn, and a question is
+//! answered there.
 #![allow(unsafe_code)] // tcgetattr, tcsetattr: std does not set terminals
 
 use std::io::IsTerminal as _;
@@ -35,4 +36,14 @@ impl Drop for Quiet {
         // SAFETY: `before` is a whole termios, as tcgetattr filled it.
         unsafe { libc::tcsetattr(libc::STDIN_FILENO, libc::TCSAFLUSH, &self.before) };
     }
+}
+
+/// One line that a person types; `None` where standard input is no terminal.
+pub fn line() -> std::io::Result<Option<String>> {
+    if !std::io::stdin().is_terminal() {
+        return Ok(None);
+    }
+    let mut line = String::new();
+    std::io::stdin().read_line(&mut line)?;
+    Ok(Some(line.trim().to_owned()))
 }

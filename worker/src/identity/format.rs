@@ -33,6 +33,8 @@ pub struct Record {
     pub name: String,
     pub incarnation: u64,
     pub directory: Directory,
+    /// The cluster that went on as this directory's.
+    pub recovered_from: Option<ClusterId>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -46,6 +48,8 @@ struct Text {
     cluster: Option<ClusterText>,
     renounced: Option<RenouncedText>,
     highest_epoch: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    recovered_from: Option<String>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -141,6 +145,7 @@ impl From<&Record> for Text {
                 replaced_by: hex(renounced.by),
             }),
             highest_epoch: directory.highest_epoch.0,
+            recovered_from: record.recovered_from.map(|cluster| cluster.to_string()),
         }
     }
 }
@@ -193,6 +198,7 @@ impl TryFrom<Text> for Record {
             renounced: text.renounced.map(Renounced::try_from).transpose()?,
             highest_epoch: Epoch(text.highest_epoch),
         };
-        Ok(Self { name: text.name, incarnation: text.incarnation, directory })
+        let recovered_from = text.recovered_from.as_deref().map(unhex).transpose()?.map(ClusterId);
+        Ok(Self { name: text.name, incarnation: text.incarnation, directory, recovered_from })
     }
 }

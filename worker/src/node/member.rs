@@ -108,6 +108,7 @@ impl Member {
         tasks.spawn(run_session(shared.clone(), node, session));
         tasks.spawn(neighbours::check_settings(shared.clone()));
         tasks.spawn(neighbours::remember(shared.clone(), node));
+        tasks.spawn(neighbours::end_if_recovered(shared.clone(), node));
         tasks.spawn(neighbours::follow_names(shared.clone(), peers));
         tasks.spawn(neighbours::greet(shared.clone(), raft.clone(), founding.clone()));
         tasks.spawn({

@@ -129,6 +129,21 @@ pub(super) async fn retire_once_left(shared: &Shared, node: NodeId) -> End {
     End::Retire(node)
 }
 
+/// A process that was paused or cut off while its cluster lost its quorum and was recovered as
+/// another holds no right any more, and nobody renews it: it ends, and says what to do.
+pub(super) async fn end_if_recovered(shared: Arc<Shared>, node: NodeId) {
+    loop {
+        tokio::time::sleep(2 * lease(&shared)).await;
+        let idle = !shared.right.holds(clock::now()) && !*shared.parked.borrow();
+        if idle
+            && shared.table.registry().formed()
+            && let Some(exit) = standing::ended_by_recovery(&shared, node).await
+        {
+            return shared.end(End::Exit(exit));
+        }
+    }
+}
+
 fn lease(shared: &Shared) -> Duration {
     let millis = shared.table.registry().settings().lease_ms;
     Duration::from_millis(millis.into()).max(LEAST_PAUSE)

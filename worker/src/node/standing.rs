@@ -51,12 +51,17 @@ pub(super) enum Verdict {
 enum Heard {
     Rows {
         address: String,
-        rows: Delta,
+        rows: Box<Delta>,
     },
     /// A node of another cluster, which has formed.
     Foreign {
         address: String,
         cluster: String,
+    },
+    /// A node of the cluster that the own one goes on as: it had lost its quorum.
+    Recovered {
+        address: String,
+        cluster: ClusterId,
     },
     Nothing,
 }
@@ -64,16 +69,22 @@ enum Heard {
 impl Heard {
     fn rows(&self) -> Option<(&str, &Delta)> {
         match self {
-            Self::Rows { address, rows } => Some((address, rows)),
-            Self::Foreign { .. } | Self::Nothing => None,
+            Self::Rows { address, rows } => Some((address, rows.as_ref())),
+            Self::Foreign { .. } | Self::Recovered { .. } | Self::Nothing => None,
         }
     }
 
-    fn foreign(&self) -> Option<(&str, &str)> {
+    /// Why this directory may be of no use, if nobody of its cluster says otherwise.
+    fn stray(&self, shared: &Shared, own: &Own) -> Option<Exit> {
         match self {
-            Self::Foreign { address, cluster } => Some((address, cluster)),
+            Self::Foreign { address, cluster } => Some(stray(shared, own, address, cluster)),
+            Self::Recovered { address, cluster } => Some(recovered(shared, own, address, *cluster)),
             Self::Rows { .. } | Self::Nothing => None,
         }
+    }
+
+    fn is_recovered(&self) -> bool {
+        matches!(self, Self::Recovered { .. })
     }
 }
 
@@ -100,11 +111,12 @@ pub(super) async fn inquire(shared: &Shared) -> Verdict {
         if let Some(verdict) = judge_all(shared, &own, &heard).await {
             return verdict;
         }
-        let Some((address, theirs)) = heard.iter().find_map(Heard::foreign) else {
+        let strays = heard.iter().filter(|heard| heard.is_recovered()).chain(&heard);
+        let Some(exit) = strays.into_iter().find_map(|heard| heard.stray(shared, &own)) else {
             return Verdict::Enter;
         };
         if Instant::now() >= give_up {
-            return Verdict::Exit(stray(shared, &own, address, theirs));
+            return Verdict::Exit(exit);
         }
         sleep(LOOK_AGAIN).await;
     }
@@ -139,6 +151,25 @@ fn stray(shared: &Shared, own: &Own, address: &str, theirs: &str) -> Exit {
          {cluster} in {setting}, or move the directory away to join {theirs}"
     );
     Exit::new(EXIT_IDENTITY, shared.directory_line(line))
+}
+
+/// The own cluster lost its quorum while this directory was not there, and goes on elsewhere.
+fn recovered(shared: &Shared, own: &Own, address: &str, cluster: ClusterId) -> Exit {
+    let line = format!(
+        "its cluster {} lost its quorum and was recovered as {cluster}, of which {address} is a \
+         member; move the directory away, and the node joins {cluster} with an empty one",
+        own.cluster
+    );
+    Exit::new(EXIT_IDENTITY, shared.directory_line(line))
+}
+
+/// The same question while Raft runs and this node holds no right: why this process must end.
+/// Asked of all, for in a cluster without a quorum others answer that can tell nothing.
+pub(super) async fn ended_by_recovery(shared: &Shared, node: NodeId) -> Option<Exit> {
+    let cluster = shared.table.registry().cluster().id;
+    let own = Own { cluster, node, counter: u64::MAX };
+    let heard = hear(shared, &own).await;
+    heard.iter().find(|heard| heard.is_recovered())?.stray(shared, &own)
 }
 
 /// The same question after Raft runs: true once a member has seen the node leave.
@@ -272,7 +303,10 @@ async fn hear_of(
 async fn rows_of(shared: &Shared, own: &Own, address: String) -> Heard {
     match ask(&shared.channels, &address, own.cluster, own.node).await {
         // A member that has no table yet knows nothing.
-        Ok(rows) if rows.cluster.id == own.cluster => Heard::Rows { address, rows },
+        Ok(rows) if rows.cluster.id == own.cluster => Heard::Rows { address, rows: Box::new(rows) },
+        Ok(rows) if rows.cluster.recovered_from == Some(own.cluster) => {
+            Heard::Recovered { address, cluster: rows.cluster.id }
+        }
         Ok(_) | Err(_) => Heard::Nothing,
     }
 }
@@ -282,10 +316,18 @@ async fn rows_of_named(shared: &Shared, own: &Own, address: String) -> Heard {
     if answer.raft_address == shared.config.raft_address.to_string() {
         return Heard::Nothing;
     }
-    if answer.formed && answer.cluster_id != own.cluster.to_string() {
-        return Heard::Foreign { address, cluster: answer.cluster_id };
+    let former = shared.identity.lock().recovered_from();
+    if former.is_some_and(|former| answer.cluster_id == former.to_string()) {
+        // A process that was away while its cluster was recovered has nothing to say to this one.
+        return Heard::Nothing;
     }
-    rows_of(shared, own, answer.raft_address).await
+    let foreign = answer.formed && answer.cluster_id != own.cluster.to_string();
+    match rows_of(shared, own, answer.raft_address).await {
+        Heard::Rows { .. } | Heard::Nothing if foreign => {
+            Heard::Foreign { address, cluster: answer.cluster_id }
+        }
+        heard => heard,
+    }
 }
 
 fn row(rows: &Delta) -> Option<&Node> {

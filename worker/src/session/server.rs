@@ -52,6 +52,12 @@ impl Server {
         Ok(ours)
     }
 
+    /// The asker was in the cluster that this one was recovered from.
+    fn is_of_lost_cluster(&self, hop: Option<&pb::Hop>) -> bool {
+        let from = self.table.registry().cluster().recovered_from;
+        hop.zip(from).is_some_and(|(hop, from)| hop.cluster_id == from.to_string())
+    }
+
     /// Asks the leader's loop here; where another node leads, `forward` goes there, once.
     async fn answer<F>(
         &self,
@@ -158,6 +164,12 @@ impl Session for Server {
         request: Request<pb::StandingRequest>,
     ) -> Result<Response<pb::StandingResponse>, Status> {
         let (caller, message) = (Caller::of(&request), request.into_inner());
+        if self.is_of_lost_cluster(message.hop.as_ref()) {
+            caller.must_be(None)?;
+            // Its id is nobody's here: that its cluster goes on as this one is all there is to say.
+            let rows = self.table.registry().rows_of(NodeId::default());
+            return Ok(Response::new(pb::StandingResponse { rows: encode_delta(&rows) }));
+        }
         self.check(&caller, None, message.hop.as_ref())?;
         let rows = self.table.registry().rows_of(NodeId(message.node));
         Ok(Response::new(pb::StandingResponse { rows: encode_delta(&rows) }))

@@ -23,6 +23,13 @@ const FOUNDER: NodeId = NodeId(1);
 /// Added to the highest epoch of the cluster before: the next era.
 const ONE_ERA: u64 = 1 << 32;
 
+/// Of a cluster that is founded or recovered: above every token before it [S13]. None where the
+/// last era has no room above it for a cluster after this one.
+pub(super) fn first_epoch(unix_seconds: u32, highest_found: Epoch) -> Option<Epoch> {
+    let above = Epoch(highest_found.0.checked_add(ONE_ERA)?);
+    (above.era() < u32::MAX).then(|| Epoch::new(unix_seconds, 0).max(above))
+}
+
 impl Registry {
     /// Applies the entry at `index`. A refused command changes nothing but `applied`.
     pub fn apply(
@@ -127,14 +134,10 @@ impl Step<'_> {
         if self.registry.formed() {
             return Err(Refused::AlreadyFormed);
         }
-        // The last era has no room above it for a cluster after this one.
-        let Some(above) =
-            highest_found.0.checked_add(ONE_ERA).filter(|above| Epoch(*above).era() < u32::MAX)
-        else {
+        let Some(first_epoch) = first_epoch(unix_seconds, highest_found) else {
             let found = highest_found.era();
             return Err(out_of_range("era found", found, "less than 2^32 - 2"));
         };
-        let first_epoch = Epoch::new(unix_seconds, 0).max(Epoch(above));
         self.registry.cluster.formed = Some(self.index);
         self.registry.cluster.first_epoch = first_epoch;
         let count = self.registry.settings.shard_count;

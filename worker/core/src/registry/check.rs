@@ -251,6 +251,7 @@ fn check_cluster_step(before: &Registry, after: &Registry, violations: &mut Vec<
     let founded = before.founded();
     let wrong = [
         (founded && old.id != new.id, "another cluster id"),
+        (old.recovered_from != new.recovered_from, "another past"),
         (
             old.formed.is_some() && (old.formed, old.first_epoch) != (new.formed, new.first_epoch),
             "formed twice",

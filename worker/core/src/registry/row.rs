@@ -231,4 +231,6 @@ pub struct ClusterState {
     pub formed: Option<LogIndex>,
     /// Epoch that a shard gets when the cluster forms.
     pub first_epoch: Epoch,
+    /// The cluster that lost its quorum and goes on as this one.
+    pub recovered_from: Option<ClusterId>,
 }

@@ -4,6 +4,7 @@ mod deltas;
 mod membership;
 mod moves;
 mod random;
+mod recover;
 mod sessions;
 mod settings;
 

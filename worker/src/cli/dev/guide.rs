@@ -96,7 +96,8 @@ mod tests {
                 | Command::Shards { .. }
                 | Command::Move { .. }
                 | Command::Configure { .. }
-                | Command::Snapshot(_) => panic!("{command:?} is not in the guide"),
+                | Command::Snapshot(_)
+                | Command::Recover(_) => panic!("{command:?} is not in the guide"),
             }
         }
     }

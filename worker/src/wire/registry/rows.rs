@@ -19,6 +19,7 @@ pub fn write_delta(delta: &Delta) -> proto::Delta {
             id: Some(write_u128(delta.cluster.id.0)),
             formed: delta.cluster.formed.map(|index| index.0),
             first_epoch: Some(delta.cluster.first_epoch.0),
+            recovered_from: delta.cluster.recovered_from.map(|id| write_u128(id.0)),
         }),
         since: Some(delta.since.0),
         applied: Some(delta.applied.0),
@@ -37,6 +38,10 @@ pub fn read_delta(delta: proto::Delta) -> Result<Delta, Error> {
             id: ClusterId(read_u128(cluster.id, "cluster id")?),
             formed: cluster.formed.map(LogIndex),
             first_epoch: Epoch(need(cluster.first_epoch, "first epoch")?),
+            recovered_from: cluster
+                .recovered_from
+                .map(|id| read_u128(Some(id), "former cluster id").map(ClusterId))
+                .transpose()?,
         },
         since: LogIndex(need(delta.since, "since")?),
         applied: LogIndex(need(delta.applied, "applied index")?),

@@ -269,11 +269,12 @@ fn settings() -> impl Strategy<Value = Settings> {
 }
 
 fn delta() -> impl Strategy<Value = Delta> {
-    let cluster = (any::<u128>(), option::of(index()), any::<u64>());
-    let cluster = cluster.prop_map(|(id, formed, first_epoch)| ClusterState {
+    let cluster = (any::<u128>(), option::of(index()), any::<u64>(), option::of(any::<u128>()));
+    let cluster = cluster.prop_map(|(id, formed, first_epoch, former)| ClusterState {
         id: ClusterId(id),
         formed,
         first_epoch: Epoch(first_epoch),
+        recovered_from: former.map(ClusterId),
     });
     let indices = any::<(u64, u64, u64)>();
     let settings = option::of((settings(), index()));

@@ -7,9 +7,9 @@ use crate::route::RouteTable;
 
 /// Raw chance for one command; `command` makes sense of it against the present state, so
 /// that most commands are accepted and the rest are stale in one field.
-type Chance = (u8, u16, u16, u16, u8);
+pub(super) type Chance = (u8, u16, u16, u16, u8);
 
-fn history() -> impl Strategy<Value = Vec<Chance>> {
+pub(super) fn history() -> impl Strategy<Value = Vec<Chance>> {
     prop::collection::vec(any::<Chance>(), 0..120)
 }
 
@@ -163,7 +163,7 @@ impl Author<'_> {
 }
 
 /// Applies a history to a formed cluster of three, telling of every step.
-fn run(history: &[Chance], mut each: impl FnMut(&Registry, &Bed)) -> Bed {
+pub(super) fn run(history: &[Chance], mut each: impl FnMut(&Registry, &Bed)) -> Bed {
     let (mut bed, _) = Bed::serving(3);
     for chance in history {
         let before = bed.registry.clone();
