@@ -25,6 +25,10 @@ rung "build of the command" cargo build --quiet --bin shoal "${features[@]}"
 export SHOAL=$PWD/target/debug/shoal
 rung "clusters of real processes" \
   cargo test --workspace --quiet "${features[@]}" --test cluster
+rung "figures of scale at their smallest" \
+  cargo run --quiet --package shoal-tests "${features[@]}" --bin shoal-figures -- \
+  --small --shoal "$SHOAL" --out target/bench-small \
+  scale-planner scale-registry scale-fencing scale-sessions scale-restart
 tests/setup.sh clients
 rung "build of the stock clients" tests/clients/build.sh
 rung "stock clients under planned changes" \

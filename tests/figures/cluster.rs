@@ -67,10 +67,20 @@ impl Cluster {
 
     /// Three nodes with an owner for every shard.
     pub async fn formed(place: &Place) -> anyhow::Result<Self> {
+        Self::founders(place)?.form().await
+    }
+
+    /// As `formed`, of so many shards.
+    pub async fn formed_of(place: &Place, shards: u32) -> anyhow::Result<Self> {
         let mut cluster = Self::founders(place)?;
-        cluster.start_all()?;
-        cluster.settled("the cluster forms", whole(3)).await?;
-        Ok(cluster)
+        cluster.nodes.iter_mut().for_each(|node| node.set("SHARDS", shards.to_string()));
+        cluster.form().await
+    }
+
+    async fn form(mut self) -> anyhow::Result<Self> {
+        self.start_all()?;
+        self.settled("the cluster forms", whole(3)).await?;
+        Ok(self)
     }
 
     pub fn start_all(&mut self) -> anyhow::Result<()> {

@@ -20,6 +20,7 @@ mod machine;
 mod node;
 mod planned;
 mod process;
+mod scale;
 mod stock;
 mod vip;
 mod voters;
@@ -71,6 +72,9 @@ struct Arguments {
     /// Calls a second beside planned changes [default: what the client can send beside the nodes]
     #[arg(long)]
     rate: Option<f64>,
+    /// The figures of scale at their smallest size alone: that they run, whatever they show
+    #[arg(long)]
+    small: bool,
     #[command(subcommand)]
     part: Option<Part>,
 }
@@ -82,6 +86,8 @@ enum Part {
     Direct(direct::Args),
     #[command(hide = true)]
     Callers(callers::Args),
+    #[command(hide = true)]
+    RegistryMemory,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -98,6 +104,11 @@ enum Name {
     Commits,
     Forward,
     Idle,
+    ScalePlanner,
+    ScaleRegistry,
+    ScaleFencing,
+    ScaleSessions,
+    ScaleRestart,
 }
 
 const STOCK: &str = "The same changes; increments on 1,024 counters over 64 channels with default options and no retry policy, through addresses that take each new connection to any running node, as a Service does.";
@@ -107,7 +118,7 @@ const KEPT: &str = "BENCHMARKS.md";
 const MARKS: (&str, &str) =
     ("<!-- figures: UPDATE_DOCS=1 make bench -->", "<!-- end of the figures -->");
 
-const ALL: [Name; 12] = [
+const ALL: [Name; 17] = [
     Name::Form,
     Name::Join,
     Name::Planned,
@@ -120,6 +131,11 @@ const ALL: [Name; 12] = [
     Name::Commits,
     Name::Forward,
     Name::Idle,
+    Name::ScalePlanner,
+    Name::ScaleRegistry,
+    Name::ScaleFencing,
+    Name::ScaleSessions,
+    Name::ScaleRestart,
 ];
 
 impl Name {
@@ -178,6 +194,11 @@ impl Name {
                 "An idle cluster",
                 "Six nodes (three vote, two learn, one watches the map), 1,024 shards, no call for 60 s, one WatchRoutes of a client open to each.",
             ),
+            Self::ScalePlanner => scale::planner::TOLD,
+            Self::ScaleRegistry => scale::registry::TOLD,
+            Self::ScaleFencing => scale::fencing::TOLD,
+            Self::ScaleSessions => scale::sessions::TOLD,
+            Self::ScaleRestart => scale::restart::TOLD,
         }
     }
 
@@ -186,8 +207,9 @@ impl Name {
         Duration::from_secs(match self {
             Self::KillFollower | Self::KillLeader => 900,
             Self::Planned | Self::Grpcio | Self::GrpcGo => 420,
-            Self::Voters | Self::Forward => 300,
+            Self::Voters | Self::Forward | Self::ScaleSessions | Self::ScaleRestart => 300,
             Self::Form | Self::Join | Self::IdleLeader | Self::Commits | Self::Idle => 180,
+            Self::ScalePlanner | Self::ScaleRegistry | Self::ScaleFencing => 180,
         })
     }
 
@@ -205,6 +227,11 @@ impl Name {
             Self::Commits => commits::run(place).await,
             Self::Forward => forward::run(place).await,
             Self::Idle => idle::run(place).await,
+            Self::ScalePlanner => scale::planner::run(given.small),
+            Self::ScaleRegistry => scale::registry::run(given.small),
+            Self::ScaleFencing => scale::fencing::run(given.small),
+            Self::ScaleSessions => scale::sessions::run(place, given.small).await,
+            Self::ScaleRestart => scale::restart::run(place, given.small).await,
         }
     }
 
@@ -231,6 +258,7 @@ async fn main() -> anyhow::Result<ExitCode> {
     match arguments.part {
         Some(Part::Direct(args)) => direct::run(args).await?,
         Some(Part::Callers(args)) => callers::run(args).await?,
+        Some(Part::RegistryMemory) => scale::memory::measure()?,
         None => return figures(&arguments).await,
     }
     Ok(ExitCode::SUCCESS)
@@ -272,6 +300,8 @@ async fn figures(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let count = |wanted| verdicts.iter().filter(|verdict| **verdict == wanted).count();
     let (missed, unknown) = (count(Verdict::Missed), count(Verdict::Unknown));
     println!("{} met, {missed} missed, {unknown} unknown", count(Verdict::Met));
+    // A small run shows that figures are taken, not what they are.
+    let missed = if arguments.small { 0 } else { missed };
     Ok(if missed + unknown == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 

@@ -54,6 +54,11 @@ impl Node {
         Ok(Self { name: name.to_owned(), port, dir, settings, child: None, channel })
     }
 
+    /// One more setting, for every start from now on.
+    pub fn set(&mut self, name: &'static str, value: String) {
+        self.settings.push((name, value));
+    }
+
     pub fn address(&self) -> String {
         address_of(self.port)
     }

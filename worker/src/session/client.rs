@@ -43,11 +43,32 @@ struct Inner {
     lock: Option<LockId>,
     table: Table,
     channels: Channels,
-    /// The member asked last.
-    usual: Mutex<NodeId>,
+    asked: Mutex<Asked>,
     /// Why the session machine was refused last, in the leader's words.
     refusal: Mutex<String>,
     leave_by: Mutex<Option<Timestamp>>,
+}
+
+/// Who is asked, and who was.
+struct Asked {
+    usual: NodeId,
+    /// The last one beside this node that was tried.
+    other: NodeId,
+}
+
+impl Asked {
+    /// This node itself is asked again after each other one: it hears who leads, and a row of
+    /// dead members, which a large cluster can have, must not cost the session.
+    fn turn(&mut self, me: NodeId, live: &[NodeId]) {
+        if self.usual != me {
+            self.usual = me;
+            return;
+        }
+        let others = || live.iter().copied().filter(|id| *id != me);
+        if let Some(next) = others().find(|id| *id > self.other).or(others().next()) {
+            (self.usual, self.other) = (next, next);
+        }
+    }
 }
 
 impl Client {
@@ -58,9 +79,9 @@ impl Client {
         table: Table,
         channels: Channels,
     ) -> Self {
-        let usual = Mutex::new(node);
+        let asked = Mutex::new(Asked { usual: node, other: node });
         let (refusal, leave_by) = (Mutex::default(), Mutex::default());
-        let inner = Inner { node, info, lock, table, channels, usual, refusal, leave_by };
+        let inner = Inner { node, info, lock, table, channels, asked, refusal, leave_by };
         Self { inner: Arc::new(inner) }
     }
 
@@ -197,7 +218,7 @@ impl Client {
             Some(Answer::Accepted(_)) => Ok(()),
             Some(Answer::NotLeader(not)) => {
                 if not.leader != 0 {
-                    *self.inner.usual.lock() = NodeId(not.leader);
+                    self.inner.asked.lock().usual = NodeId(not.leader);
                 }
                 Err(Error::NoLeader)
             }
@@ -210,22 +231,18 @@ impl Client {
 
     /// Whom to ask; remembers it as the usual one.
     fn choose(&self, via: Via) -> NodeId {
-        let mut usual = self.inner.usual.lock();
+        let mut asked = self.inner.asked.lock();
         match via {
             Via::Usual => {}
-            Via::Member(member) => *usual = member,
+            Via::Member(member) => asked.usual = member,
             Via::Another => {
                 let registry = self.inner.table.registry();
-                let live: Vec<_> = registry
-                    .nodes()
-                    .filter(|(_, node)| node.life.is_up())
-                    .map(|(id, _)| id)
-                    .collect();
-                let after = live.iter().find(|id| **id > *usual).or(live.first());
-                *usual = after.copied().unwrap_or(self.inner.node);
+                let up = registry.nodes().filter(|(_, node)| node.life.is_up());
+                let live: Vec<_> = up.map(|(id, _)| id).collect();
+                asked.turn(self.inner.node, &live);
             }
         }
-        *usual
+        asked.usual
     }
 
     fn channel(&self, member: NodeId) -> Option<SessionClient<Channel>> {
@@ -251,5 +268,32 @@ impl Client {
 
     fn lease_ms(&self) -> u32 {
         self.inner.table.registry().settings().lease_ms
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn after_each_other_member_this_node_itself_is_asked_again() {
+        let ids = |ids: &[u64]| -> Vec<NodeId> { ids.iter().copied().map(NodeId).collect() };
+        let me = NodeId(4);
+        let mut asked = Asked { usual: me, other: me };
+        let turns: Vec<NodeId> = (0..7)
+            .map(|_| {
+                asked.turn(me, &ids(&[2, 4, 7, 9]));
+                asked.usual
+            })
+            .collect();
+        assert_eq!(turns, ids(&[7, 4, 9, 4, 2, 4, 7]), "one after the other, and all of them");
+
+        // A leader that was named and does not answer.
+        asked.usual = NodeId(2);
+        asked.turn(me, &ids(&[2, 4, 7, 9]));
+        assert_eq!(asked.usual, me);
+        let mut alone = Asked { usual: me, other: me };
+        alone.turn(me, &ids(&[4]));
+        assert_eq!(alone.usual, me);
     }
 }

@@ -97,6 +97,19 @@ pub struct Fencing {
     comeback: Comeback,
 }
 
+/// Who is there beside a node that may have to be fenced.
+struct Others {
+    live: Vec<NodeId>,
+    successor: Option<NodeId>,
+}
+
+impl Others {
+    /// A leader that hears nobody alive is the one that is cut off; itself counts as heard.
+    fn live_beside(&self, fenced: NodeId) -> bool {
+        self.live.iter().any(|id| *id != fenced)
+    }
+}
+
 /// When each proposal was last made: one is in flight, or lost.
 #[derive(Clone, Debug, Default)]
 struct Repeats {
@@ -200,16 +213,22 @@ impl Fencing {
         let repeat = self.lease.length() / REPEAT_SHARE;
         self.repeats.fences.retain(|_, proposed| now.at_least_since(*proposed) < repeat);
         let up = view.nodes.iter().filter(|node| node.is_up()).count();
+        // Looked for once, and only where a session has run out: after a restart all have.
+        let mut others = None;
         for node in view.nodes.iter().filter(|node| node.is_up()) {
             let over = self.end_of(node.id, view.expiry).is_some_and(|end| now.surely_past(end));
-            if !over
-                || self.repeats.fences.contains_key(&node.id)
-                || !self.another_is_live(node.id, view, now)
-            {
+            if !over || self.repeats.fences.contains_key(&node.id) {
                 continue;
             }
-            let successor = self.successor(view);
-            match self.quota.take(node.id, up, successor.is_some(), self.lease, now) {
+            let others = others.get_or_insert_with(|| Others {
+                live: self.some_live(view, now),
+                successor: self.successor(view),
+            });
+            if !others.live_beside(node.id) {
+                continue;
+            }
+            let replaceable = others.successor.is_some();
+            match self.quota.take(node.id, up, replaceable, self.lease, now) {
                 Leave::Granted => {
                     self.repeats.fences.insert(node.id, now);
                     actions.push(Action::ProposeFence {
@@ -219,20 +238,21 @@ impl Fencing {
                     });
                 }
                 Leave::Refused => return,
-                Leave::HandOver => return self.leave_to(successor, actions, now),
+                Leave::HandOver => return self.leave_to(others.successor, actions, now),
             }
         }
     }
 
-    /// A leader that hears nobody alive is the one that is cut off; itself counts as heard.
-    fn another_is_live(&self, fenced: NodeId, view: View<'_>, now: Timestamp) -> bool {
-        view.nodes.iter().any(|node| node.id != fenced && self.is_live(node, view, now))
+    /// Two at most: one of them is not the node that is asked about.
+    fn some_live(&self, view: View<'_>, now: Timestamp) -> Vec<NodeId> {
+        let live = view.nodes.iter().filter(|node| self.is_live(node, view, now));
+        live.map(|node| node.id).take(2).collect()
     }
 
     /// Heard in this term, and its session has not run out by any clock.
     fn is_live(&self, node: &NodeFact, view: View<'_>, now: Timestamp) -> bool {
-        let holds = view.expiry.of(node.id).is_some_and(|end| !now.maybe_past(end));
-        node.is_up() && node.renewed > self.elected && holds
+        let holds = || view.expiry.of(node.id).is_some_and(|end| !now.maybe_past(end));
+        node.is_up() && node.renewed > self.elected && holds()
     }
 
     fn live_voter(&self, view: View<'_>, now: Timestamp) -> Option<NodeId> {

@@ -3,7 +3,7 @@
 //! After a power cycle the first nodes up would otherwise receive everything and hand most
 //! of it back seconds later. Decided once per term, from who renewed since the election.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use crate::{
     id::{LogIndex, NodeId, Timestamp},
@@ -22,7 +22,7 @@ pub(super) struct Comeback {
     /// Who was expected at the election: nodes that were up, closed to come back, or fenced
     /// only now, by a leader that waited for them as this one does. Those fenced long ago are
     /// not, or a cluster that lost half its nodes for good would wait after each election.
-    expected: Vec<NodeId>,
+    expected: BTreeSet<NodeId>,
     elected_at: Timestamp,
     phase: Phase,
 }
@@ -58,6 +58,9 @@ impl Comeback {
     }
 
     pub(super) fn look(&mut self, elected: LogIndex, view: View<'_>, now: Timestamp) {
+        if self.is_over() {
+            return;
+        }
         let since = now.at_least_since(self.elected_at);
         // A node that left meanwhile, as one whose new directory took its name, never comes back.
         let expected = view.nodes.iter().filter(|node| self.expected.contains(&node.id));
