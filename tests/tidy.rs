@@ -281,6 +281,26 @@ fn every_execution_names_an_existing_test() {
 }
 
 #[test]
+fn what_only_fuzzing_needs_is_absent_from_release_binaries() {
+    let manifest = |path: &str| fs::read_to_string(root().join(path)).expect(path);
+    let worker = manifest("worker/Cargo.toml");
+    assert!(worker.contains("\nfuzzing = []"), "the feature exists and enables nothing else");
+    // A build of binaries enables no features of dev-dependencies.
+    let fuzz = manifest("tests/fuzz/Cargo.toml");
+    assert!(fuzz.contains("decoders = [\"shoal-worker/fuzzing\"]") && !fuzz.contains("default ="));
+    let before = fuzz.split("[dev-dependencies]").next().unwrap_or(&fuzz);
+    assert!(before.matches("features =").count() == 0, "no dependency turns a feature on");
+    for (name, text) in files("Cargo.toml") {
+        let outside = name != "tests/fuzz/Cargo.toml" && name != "tests/fuzz/cargo-fuzz/Cargo.toml";
+        assert!(!(outside && text.contains("shoal-worker/fuzzing")), "{name} turns it on");
+        assert!(!(outside && text.contains("\"decoders\"")), "{name} turns it on");
+    }
+    let (_, lib) = files("worker/src/lib.rs").remove(0);
+    let module = "#[cfg(feature = \"fuzzing\")]\npub mod fuzzing;";
+    assert!(lib.contains(module), "the module comes with the feature alone");
+}
+
+#[test]
 fn faulty_variants_are_absent_from_release_binaries() {
     let manifest = fs::read_to_string(root().join("worker/Cargo.toml")).expect("worker exists");
     assert!(manifest.contains("mutants = []"), "the feature exists and enables nothing else");

@@ -3,7 +3,7 @@
 //! Reads are answered from this node's table. What changes something goes to the leader,
 //! from any node, passed on at most once. Decides nothing.
 
-mod change;
+pub(crate) mod change;
 pub mod http;
 pub(crate) mod pages;
 mod read;

@@ -3,8 +3,8 @@
 //! Every change is on disk when a call returns. Raft's files lie in the same directory and
 //! are not touched here but for `leave` and `retire`, which remove or move all of them.
 
-mod format;
-mod members;
+pub(crate) mod format;
+pub(crate) mod members;
 pub mod recovery;
 #[cfg(test)]
 mod tests;

@@ -13,6 +13,8 @@ pub mod discovery;
 pub mod env;
 pub mod forward;
 pub mod found;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 pub mod host;
 pub mod identity;
 #[cfg(feature = "mutants")]

@@ -188,10 +188,8 @@ impl Table {
     pub(crate) fn apply(&self, index: LogIndex, command: &Command) -> Result<Event, Refused> {
         self.entry(|registry| {
             let (result, changes) = registry.apply(index, command);
-            if changes.map_version_changed {
-                if cfg!(any(debug_assertions, feature = "sim")) {
-                    assert_eq!(registry.check(), [], "after {index}: {command:?}");
-                }
+            if changes.map_version_changed && cfg!(any(debug_assertions, feature = "sim")) {
+                assert_eq!(registry.check(), [], "after {index}: {command:?}");
             }
             (result, changes)
         })

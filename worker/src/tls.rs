@@ -4,7 +4,7 @@
 //! [`Tls::follow`] reads them again when their files change. It says who is at the other end
 //! ([`Caller`]), and does not know what is said.
 
-mod material;
+pub(crate) mod material;
 mod names;
 mod settings;
 mod stream;

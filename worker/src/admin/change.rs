@@ -38,7 +38,7 @@ pub(super) fn node(id: u64, field: &str) -> Result<NodeId, Status> {
     Ok(NodeId(id))
 }
 
-pub(super) fn cluster(text: &str) -> Result<ClusterId, Status> {
+pub(crate) fn cluster(text: &str) -> Result<ClusterId, Status> {
     text.parse().map_err(|error| {
         let text = format!("cluster_id is {text:?}: {error}; give the one that Status shows");
         Status::invalid_argument(text)
@@ -49,7 +49,7 @@ fn epoch(operator: Option<&pb::Operator>) -> Option<u64> {
     operator.map(|operator| operator.epoch)
 }
 
-pub(super) fn drain(message: &pb::DrainRequest) -> Result<Ask, Status> {
+pub(crate) fn drain(message: &pb::DrainRequest) -> Result<Ask, Status> {
     let node = node(message.node, "node")?;
     let command = match message.kind() {
         pb::DrainKind::Unspecified => {
@@ -63,13 +63,13 @@ pub(super) fn drain(message: &pb::DrainRequest) -> Result<Ask, Status> {
     Ok(guarded(message.operator.as_ref(), command))
 }
 
-pub(super) fn close(message: &pb::CloseRequest) -> Result<Ask, Status> {
+pub(crate) fn close(message: &pb::CloseRequest) -> Result<Ask, Status> {
     let incarnation = incarnation(&message.incarnation)?;
     let command = Command::Close { node: node(message.node, "node")?, incarnation };
     Ok(guarded(message.operator.as_ref(), command))
 }
 
-pub(super) fn report_death(message: &pb::ReportDeathRequest) -> Result<Ask, Status> {
+pub(crate) fn report_death(message: &pb::ReportDeathRequest) -> Result<Ask, Status> {
     let incarnation = incarnation(&message.incarnation)?;
     let command = Command::ReportDeath { node: node(message.node, "node")?, incarnation };
     Ok(guarded(message.operator.as_ref(), command))
@@ -95,7 +95,7 @@ pub(super) fn epoch_acquired(granted: Granted) -> Result<pb::AcquireOperatorEpoc
 }
 
 /// What can be told without the registry, the arithmetic of a lease included.
-pub(super) fn check(change: &Configure) -> Result<(), Status> {
+pub(crate) fn check(change: &Configure) -> Result<(), Status> {
     if *change == Configure::default() {
         let text = "nothing to change: set lease_ms, rebalance, max_moves, max_moves_per_node, \
                     cooldown_ms, max_voters or max_learners";

@@ -12,7 +12,7 @@ const PATIENCE: Duration = Duration::from_millis(800);
 
 /// What a node's page says of a moment.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-struct Look {
+pub(crate) struct Look {
     local: f64,
     forwarded: f64,
     failed: f64,
@@ -62,7 +62,7 @@ impl Figures {
 }
 
 impl Look {
-    fn read(page: &str) -> Self {
+    pub(crate) fn read(page: &str) -> Self {
         let sum = |name: &str| {
             let samples = page.lines().filter_map(|line| line.strip_prefix(name));
             samples.filter_map(|rest| rest.rsplit(' ').next()?.parse::<f64>().ok()).sum::<f64>()

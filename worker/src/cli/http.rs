@@ -27,7 +27,7 @@ pub async fn get(address: &str, path: &str, patience: Duration) -> io::Result<(u
     time::timeout(patience, asked).await.map_err(|_| late())?
 }
 
-fn read(answer: &str) -> (u16, String) {
+pub(crate) fn read(answer: &str) -> (u16, String) {
     let code = answer.split(' ').nth(1).and_then(|code| code.parse().ok()).unwrap_or(0);
     let body = answer.split_once("\r\n\r\n").map_or("", |(_, body)| body);
     (code, body.to_owned())

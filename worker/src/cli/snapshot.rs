@@ -95,7 +95,7 @@ pub fn seal_registry(registry: &Registry) -> Vec<u8> {
     seal(&registry::encode_snapshot(registry))
 }
 
-fn seal(data: &[u8]) -> Vec<u8> {
+pub(crate) fn seal(data: &[u8]) -> Vec<u8> {
     let mut file = format!("{TITLE}{FORMAT}\n").into_bytes();
     file.extend_from_slice(&crc32fast::hash(data).to_le_bytes());
     file.extend_from_slice(&(data.len() as u64).to_le_bytes());
@@ -103,7 +103,7 @@ fn seal(data: &[u8]) -> Vec<u8> {
     file
 }
 
-fn open(file: &[u8]) -> anyhow::Result<Registry> {
+pub(crate) fn open(file: &[u8]) -> anyhow::Result<Registry> {
     let end = file.iter().position(|byte| *byte == b'\n').context("this is no snapshot")?;
     let (title, rest) = (&file[..end], &file[end + 1..]);
     let format = std::str::from_utf8(title).ok().and_then(|title| title.strip_prefix(TITLE));

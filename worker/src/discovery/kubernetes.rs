@@ -115,7 +115,7 @@ impl Kubernetes {
 }
 
 /// The name and the RAFT_ADDRESS of the node in a pod that has an address and may still run.
-fn node(pod: &Pod, port: u16) -> Option<(String, String)> {
+pub(crate) fn node(pod: &Pod, port: u16) -> Option<(String, String)> {
     let status = pod.status.as_ref()?;
     if matches!(status.phase.as_deref(), Some("Succeeded" | "Failed")) {
         return None;

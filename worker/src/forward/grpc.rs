@@ -25,7 +25,7 @@ const PREFIX: usize = 5;
 
 /// Every response of the data port.
 #[derive(Default)]
-pub enum Body {
+pub(super) enum Body {
     #[default]
     Empty,
     /// One message, then the trailers of success.
@@ -90,7 +90,11 @@ pub(super) async fn read<M: Message + Default>(
         let start = if more.is_empty() { &whole[..] } else { &more[..] };
         judge(start, limit)?;
     }
-    let mut message = if more.is_empty() { whole } else { more.freeze() };
+    message(if more.is_empty() { whole } else { more.freeze() })
+}
+
+/// The one message that a whole body holds.
+pub(crate) fn message<M: Message + Default>(mut message: Bytes) -> Result<M, Status> {
     if message.len() < PREFIX {
         return Err(Status::invalid_argument("the request holds no message"));
     }
@@ -103,7 +107,7 @@ pub(super) async fn read<M: Message + Default>(
 }
 
 /// Refuses by the prefix what need not be read to its end.
-fn judge(start: &[u8], limit: usize) -> Result<(), Status> {
+pub(crate) fn judge(start: &[u8], limit: usize) -> Result<(), Status> {
     let Some((prefix, _)) = start.split_first_chunk::<PREFIX>() else { return Ok(()) };
     let [flag, length @ ..] = *prefix;
     if flag != 0 {
@@ -117,7 +121,7 @@ fn judge(start: &[u8], limit: usize) -> Result<(), Status> {
 }
 
 /// A message as it stands in a body.
-pub(super) fn encode(message: &impl Message) -> Bytes {
+pub(crate) fn encode(message: &impl Message) -> Bytes {
     let length = message.encoded_len();
     let mut bytes = BytesMut::with_capacity(PREFIX + length);
     bytes.put_u8(0);
@@ -149,7 +153,7 @@ pub(super) fn trailers(status: &Status) -> HeaderMap {
 }
 
 /// The time that the client gives the call, if it names one.
-pub(super) fn timeout(headers: &HeaderMap) -> Result<Option<Duration>, Status> {
+pub(crate) fn timeout(headers: &HeaderMap) -> Result<Option<Duration>, Status> {
     /// Digits that the protocol allows.
     const DIGITS: usize = 8;
     let Some(value) = headers.get("grpc-timeout") else { return Ok(None) };

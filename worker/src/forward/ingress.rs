@@ -304,7 +304,12 @@ impl Why {
     }
 }
 
-fn judge(key: &Bytes, method: &str, payload: &Bytes, max_payload: usize) -> Result<(), Status> {
+pub(crate) fn judge(
+    key: &Bytes,
+    method: &str,
+    payload: &Bytes,
+    max_payload: usize,
+) -> Result<(), Status> {
     if key.is_empty() {
         return Err(Status::invalid_argument("the key is empty"));
     }

@@ -206,6 +206,14 @@ fn apply(store: &mut Store, op: Op, key: &[u8], payload: &[u8]) -> Result<Bytes,
     }
 }
 
+/// One call on a key that holds `stored`.
+#[cfg(feature = "fuzzing")]
+pub(crate) fn once(method: &str, stored: Option<&[u8]>, payload: &[u8]) -> Result<Bytes, AppError> {
+    let mut store = Store::default();
+    stored.into_iter().for_each(|value| store.put(b"key", value));
+    apply(&mut store, Op::parse(method)?, b"key", payload)
+}
+
 fn incr(store: &mut Store, key: &[u8], payload: &[u8]) -> Result<Bytes, AppError> {
     let delta = if payload.is_empty() { Some(1) } else { decimal(payload) };
     let delta = delta.ok_or_else(|| {

@@ -16,14 +16,21 @@ pub(super) fn read(directory: &Path) -> BTreeSet<String> {
         tracing::warn!(%error, "the addresses of the members cannot be read");
         None
     });
-    let text = String::from_utf8_lossy(&bytes.unwrap_or_default()).into_owned();
+    parse(&bytes.unwrap_or_default())
+}
+
+pub(crate) fn parse(bytes: &[u8]) -> BTreeSet<String> {
+    let text = String::from_utf8_lossy(bytes);
     let is_address = |line: &&str| line.parse::<crate::config::HostPort>().is_ok();
     text.lines().filter(is_address).map(str::to_owned).collect()
 }
 
+pub(crate) fn compose(members: &BTreeSet<String>) -> String {
+    members.iter().flat_map(|address| [address.as_str(), "\n"]).collect()
+}
+
 pub(super) fn write(directory: &Path, members: &BTreeSet<String>) {
-    let text: String = members.iter().flat_map(|address| [address.as_str(), "\n"]).collect();
-    if let Err(error) = disk::write_atomic(&directory.join(FILE), text.as_bytes()) {
+    if let Err(error) = disk::write_atomic(&directory.join(FILE), compose(members).as_bytes()) {
         tracing::warn!(%error, "the addresses of the members cannot be written");
     }
 }

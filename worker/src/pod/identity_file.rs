@@ -67,7 +67,7 @@ impl IdentityFile {
     }
 
     /// Fields that this build does not know are those of a later operator.
-    fn parse(bytes: &[u8]) -> Result<Self, String> {
+    pub(crate) fn parse(bytes: &[u8]) -> Result<Self, String> {
         let text: Text = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
         let founding = FoundingSet::new(text.founding);
         let recorded = text.formed_cluster_id.filter(|id| !id.is_empty());

@@ -4,7 +4,7 @@
 //! swap places; reads of the newest entries come from memory and wait for nobody. It decides
 //! nothing about what is kept: `retention` does.
 
-pub(super) mod disk;
+pub(crate) mod disk;
 mod writer;
 
 use std::{

@@ -224,26 +224,53 @@ async fn receive(
     crc32: u32,
 ) -> Result<bytes::Bytes, Status> {
     use proto::snapshot_frame::Frame;
-    if length > MAX_SNAPSHOT {
-        return Err(Status::resource_exhausted(format!(
-            "a snapshot of {length} bytes is over the limit of {MAX_SNAPSHOT}"
-        )));
-    }
-    let mut data = BytesMut::with_capacity(length as usize);
-    while (data.len() as u64) < length {
+    let mut incoming = Incoming::begin(length, crc32)?;
+    while !incoming.is_whole() {
         let Some(Frame::Chunk(chunk)) = next_frame(frames).await? else {
             return Err(Status::data_loss("the snapshot ends early"));
         };
-        let fits = (data.len() + chunk.data.len()) as u64 <= length;
+        incoming.take(&chunk)?;
+    }
+    incoming.finish()
+}
+
+/// A snapshot on its way in. It takes memory as chunks come, not as its sender announces.
+#[derive(Debug)]
+pub(crate) struct Incoming {
+    length: u64,
+    crc32: u32,
+    data: BytesMut,
+}
+
+impl Incoming {
+    pub fn begin(length: u64, crc32: u32) -> Result<Self, Status> {
+        if length > MAX_SNAPSHOT {
+            return Err(Status::resource_exhausted(format!(
+                "a snapshot of {length} bytes is over the limit of {MAX_SNAPSHOT}"
+            )));
+        }
+        Ok(Self { length, crc32, data: BytesMut::new() })
+    }
+
+    pub fn is_whole(&self) -> bool {
+        self.data.len() as u64 == self.length
+    }
+
+    pub fn take(&mut self, chunk: &proto::SnapshotChunk) -> Result<(), Status> {
+        let fits = (self.data.len() + chunk.data.len()) as u64 <= self.length;
         if !fits || crc32fast::hash(&chunk.data) != chunk.crc32 {
             return Err(Status::data_loss("a chunk of the snapshot is damaged"));
         }
-        data.extend_from_slice(&chunk.data);
+        self.data.extend_from_slice(&chunk.data);
+        Ok(())
     }
-    if crc32fast::hash(&data) != crc32 {
-        return Err(Status::data_loss("the snapshot is damaged"));
+
+    pub fn finish(self) -> Result<bytes::Bytes, Status> {
+        if !self.is_whole() || crc32fast::hash(&self.data) != self.crc32 {
+            return Err(Status::data_loss("the snapshot is damaged"));
+        }
+        Ok(self.data.freeze())
     }
-    Ok(data.freeze())
 }
 
 #[allow(clippy::needless_pass_by_value)] // a function for map_err
@@ -258,4 +285,40 @@ fn stopped(fatal: &Fatal<Types>) -> Status {
 #[allow(clippy::needless_pass_by_value)] // a function for map_err
 fn failed(error: RaftError<Types>) -> Status {
     Status::unavailable(format!("raft has stopped on this node: {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn chunk(data: &'static [u8]) -> proto::SnapshotChunk {
+        proto::SnapshotChunk { data: data.into(), crc32: crc32fast::hash(data) }
+    }
+
+    #[test]
+    fn a_snapshot_takes_no_memory_for_what_was_only_announced() {
+        let mut incoming = Incoming::begin(MAX_SNAPSHOT, 0).unwrap();
+        assert_eq!(incoming.data.capacity(), 0);
+        incoming.take(&chunk(b"first")).unwrap();
+        assert!(incoming.data.capacity() < 1_024, "{}", incoming.data.capacity());
+        assert!(Incoming::begin(MAX_SNAPSHOT + 1, 0).is_err());
+    }
+
+    #[test]
+    fn chunks_become_the_whole_and_nothing_else_does() {
+        let whole = crc32fast::hash(b"one two");
+        let two = |crc32| {
+            let mut incoming = Incoming::begin(7, crc32).unwrap();
+            incoming.take(&chunk(b"one ")).unwrap();
+            assert!(!incoming.is_whole());
+            incoming.take(&chunk(b"two")).unwrap();
+            incoming
+        };
+        assert_eq!(two(whole).finish().unwrap(), "one two");
+        assert!(two(whole + 1).finish().is_err());
+        assert!(two(whole).take(&chunk(b"!")).is_err(), "more than was announced");
+        assert!(Incoming::begin(7, whole).unwrap().finish().is_err(), "less than was announced");
+        let damaged = proto::SnapshotChunk { crc32: 1, ..chunk(b"one ") };
+        assert!(Incoming::begin(7, whole).unwrap().take(&damaged).is_err());
+    }
 }

@@ -32,15 +32,7 @@ pub enum Error {
 pub fn save(dir: &Path, meta: &SnapshotMeta, data: &Bytes) -> Result<(), Error> {
     let index = meta.last_log_id.map_or(0, |id| id.index);
     let path = dir.join(format!("{PREFIX}{index:0DIGITS$}"));
-    let header = record::seal(&proto::SnapshotFile {
-        meta: Some(wire::raft::snapshot_meta(meta)),
-        length: data.len() as u64,
-        crc32: crc32fast::hash(data),
-    });
-    let mut file = Vec::with_capacity(size_of::<u32>() + header.len() + data.len());
-    file.extend_from_slice(&(header.len() as u32).to_le_bytes());
-    file.extend_from_slice(&header);
-    file.extend_from_slice(data);
+    let file = compose(meta, data);
     let io = |source| Error::Io { path: path.clone(), source };
     env::disk::write_atomic(&path, &file).map_err(io)?;
     for old in files(dir)?.into_iter().filter(|old| *old != path) {
@@ -66,8 +58,11 @@ pub fn load(dir: &Path) -> Result<Option<Snapshot>, Error> {
     Ok(None)
 }
 
-enum Broken {
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Broken {
+    #[error("it was written in format {0}")]
     Newer(u8),
+    #[error("{0}")]
     Damaged(String),
 }
 
@@ -82,7 +77,21 @@ impl From<record::Error> for Broken {
     }
 }
 
-fn parse(file: &[u8]) -> Result<Snapshot, Broken> {
+/// The bytes of a file, as `parse` reads them.
+pub(crate) fn compose(meta: &SnapshotMeta, data: &[u8]) -> Vec<u8> {
+    let header = record::seal(&proto::SnapshotFile {
+        meta: Some(wire::raft::snapshot_meta(meta)),
+        length: data.len() as u64,
+        crc32: crc32fast::hash(data),
+    });
+    let mut file = Vec::with_capacity(size_of::<u32>() + header.len() + data.len());
+    file.extend_from_slice(&(header.len() as u32).to_le_bytes());
+    file.extend_from_slice(&header);
+    file.extend_from_slice(data);
+    file
+}
+
+pub(crate) fn parse(file: &[u8]) -> Result<Snapshot, Broken> {
     let (length, rest) = file.split_first_chunk().ok_or(record::Error::Short)?;
     let header = u32::from_le_bytes(*length) as usize;
     let (header, data) = rest.split_at_checked(header).ok_or(record::Error::Short)?;

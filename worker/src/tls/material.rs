@@ -133,6 +133,14 @@ impl Material {
     }
 }
 
+/// As `Material::of`, of bytes that lie in no file.
+#[cfg(feature = "fuzzing")]
+pub(crate) fn usable(cert: &[u8], key: &[u8], ca: &[u8]) -> Result<(), Error> {
+    let bytes = Bytes { cert: cert.to_vec(), key: key.to_vec(), ca: ca.to_vec() };
+    let files = Files { cert: "cert".into(), key: "key".into(), ca: "ca".into() };
+    Material::of(bytes, &files, None).map(|_| ())
+}
+
 /// Peers would refuse what this refuses: the name, the authority, the dates, the use.
 fn judge(
     names: &Names,

@@ -27,6 +27,8 @@ pub enum Error {
     Unknown { what: &'static str, value: i32 },
     #[error("{what} has {found} bytes instead of 16")]
     Length { what: &'static str, found: usize },
+    #[error("a {what} of {found} bytes, the shortest has {least}")]
+    Short { what: &'static str, found: u64, least: u64 },
     #[error("a guarded command holds another guarded command")]
     Nested,
     #[error("the snapshot cannot be a registry")]
@@ -55,6 +57,7 @@ pub fn encode_delta(delta: &Delta) -> Bytes {
 }
 
 pub fn decode_delta(bytes: &[u8]) -> Result<Delta, Error> {
+    rows::long_enough(bytes)?;
     rows::read_delta(proto::Delta::decode(bytes)?)
 }
 

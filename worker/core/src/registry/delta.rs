@@ -198,6 +198,13 @@ impl Registry {
         if delta.cluster.formed.is_some() && have == 0 && !whole {
             return Err(Error::Malformed("a first table without all shards"));
         }
+        // Nodes that a whole table lacks are forgotten, and no shard may stay with one.
+        if delta.since == LogIndex(0) && have > 0 && !whole {
+            return Err(Error::Malformed("a whole table without all shards"));
+        }
+        if written(delta).any(|changed| changed == LogIndex(0)) {
+            return Err(Error::Malformed("a row that no entry wrote"));
+        }
         if delta.cluster.formed.is_none() && !delta.shards.is_empty() {
             return Err(Error::Malformed("shards of a cluster that is not formed"));
         }
@@ -215,6 +222,13 @@ impl Registry {
         }
         Ok(())
     }
+}
+
+/// When each row changed.
+fn written(delta: &Delta) -> impl Iterator<Item = LogIndex> {
+    let settings = delta.settings.iter().map(|(_, changed)| *changed);
+    let nodes = delta.nodes.iter().map(|(_, node)| node.changed);
+    settings.chain(nodes).chain(delta.shards.iter().map(|(_, row)| row.changed))
 }
 
 fn ids_are_dense(shards: &[(ShardId, ShardRow)]) -> bool {

@@ -1,6 +1,7 @@
 //! Nodes, shards and settings, and the parts that commands share with them.
 
-use bytes::Bytes;
+use bytes::{Buf as _, Bytes};
+use prost::encoding::{DecodeContext, WireType, decode_key, decode_varint, skip_field};
 use shoal_core::{
     id::{ClusterId, Epoch, Incarnation, LogIndex, MapVersion, MoveId, NodeId, ShardId},
     registry::{
@@ -11,6 +12,32 @@ use shoal_core::{
 use shoal_proto::shoal::registry::v1 as proto;
 
 use super::{Error, ROWS_LEVEL, known_level, need};
+
+/// Fields of a delta that hold its rows, with the fewest bytes that one has: all that must be
+/// there, at its shortest.
+const ROWS: [(u32, &str, u64); 2] = [(7, "node", 65), (8, "shard", 15)];
+
+/// Looks at the lengths of the rows before memory is taken for any. A node without its parts
+/// is two bytes on the wire and hundreds in memory: a message full of them would take gigabytes
+/// before the first is refused.
+pub fn long_enough(mut bytes: &[u8]) -> Result<(), Error> {
+    while bytes.has_remaining() {
+        let (number, wire) = decode_key(&mut bytes)?;
+        let row = ROWS.iter().find(|(field, ..)| *field == number);
+        match (row, wire) {
+            (Some((_, what, least)), WireType::LengthDelimited) => {
+                let found = decode_varint(&mut bytes)?;
+                if found < *least {
+                    return Err(Error::Short { what, found, least: *least });
+                }
+                // What reaches beyond the end is refused where it is read.
+                bytes.advance(bytes.len().min(usize::try_from(found).unwrap_or(usize::MAX)));
+            }
+            _ => skip_field(wire, number, &mut bytes, DecodeContext::default())?,
+        }
+    }
+    Ok(())
+}
 
 pub fn write_delta(delta: &Delta) -> proto::Delta {
     proto::Delta {

@@ -450,6 +450,48 @@ fn s10_a_command_this_build_does_not_know_is_refused() {
     assert_eq!(decode_command(&[]), Err(Error::Missing("level")));
 }
 
+/// The shortest node and the shortest shard that can be written.
+fn shortest() -> (Node, ShardRow) {
+    let node = Node {
+        info: NodeInfo::default(),
+        directory: 0,
+        incarnation: Incarnation::default(),
+        lock: None,
+        life: Life::Joining,
+        drain: Drain::None,
+        marked: false,
+        renewed: LogIndex(0),
+        changed: LogIndex(0),
+    };
+    let holding = Holding::Unassigned;
+    (node, ShardRow { epoch: Epoch(0), holding, changed: LogIndex(0) })
+}
+
+#[test]
+fn rows_that_are_too_short_to_be_any_are_refused_before_they_are_read() {
+    for (field, what) in [(7, "node"), (8, "shard")] {
+        let rows = [field << 3 | 2, 0].repeat(1 << 20);
+        let refused = decode_delta(&rows);
+        assert!(
+            matches!(refused, Err(Error::Short { what: named, found: 0, .. }) if named == what)
+        );
+    }
+    let (node, shard) = shortest();
+    let mut delta = formed(16).parts();
+    delta.nodes = vec![(NodeId(0), node)];
+    delta.shards = vec![(ShardId(0), shard)];
+    assert_eq!(decode_delta(&encode_delta(&delta)), Ok(delta.clone()), "the shortest are read");
+    // One byte less than the shortest, and the last one of the row is gone.
+    let whole = encode_delta(&delta);
+    let tag = whole.iter().rposition(|byte| *byte == 8 << 3 | 2).expect("the shard");
+    let mut short = whole[..whole.len() - 1].to_vec();
+    short[tag + 1] -= 1;
+    let Err(Error::Short { found, least, .. }) = decode_delta(&short) else {
+        panic!("{:?}", decode_delta(&short))
+    };
+    assert_eq!(found + 1, least);
+}
+
 #[test]
 fn what_is_missing_or_unknown_is_named() {
     let level = Some(1);

@@ -46,6 +46,18 @@ fn rows_of_another_cluster_are_refused() {
 }
 
 #[test]
+fn a_whole_table_leaves_no_shard_with_a_node_that_it_forgets() {
+    let (bed, ids) = Bed::serving(2);
+    let mut watcher = Registry::from_parts(bed.registry.parts()).expect("a snapshot");
+    let mut whole = bed.registry.parts();
+    whole.nodes.retain(|(id, _)| *id == ids[0]);
+    whole.shards.clear();
+    let refused = Err(Error::Malformed("a whole table without all shards"));
+    assert_eq!(watcher.install_delta(whole), refused);
+    assert_eq!(watcher, bed.registry);
+}
+
+#[test]
 fn malformed_rows_change_nothing() {
     let (bed, ids) = Bed::serving(2);
     let whole = bed.registry.parts();
@@ -66,6 +78,9 @@ fn malformed_rows_change_nothing() {
         }
     });
     case(|delta| delta.shards[0].0 = ShardId(SHARDS));
+    case(|delta| delta.shards[0].1.changed = LogIndex(0));
+    case(|delta| delta.nodes[0].1.changed = LogIndex(0));
+    case(|delta| delta.settings.iter_mut().for_each(|(_, changed)| *changed = LogIndex(0)));
     for delta in cases {
         let refused = Registry::from_parts(delta);
         assert!(matches!(refused, Err(Error::Malformed(_))), "{refused:?}");
