@@ -71,7 +71,7 @@ impl Sessions {
         match self {
             Self::Live => true,
             Self::Gone => false,
-            Self::FifthSilent => node % 5 != 0,
+            Self::FifthSilent => !node.is_multiple_of(5),
             Self::Alone => node == ME.0,
         }
     }

@@ -176,7 +176,8 @@ impl Crowd {
         if known == 0 {
             self.watch().await?;
         }
-        for member in self.members[known..].to_vec() {
+        let new: Vec<_> = self.members[known..].to_vec();
+        for member in new {
             self.start(member);
         }
         self.registered(to).await.map(drop)

@@ -108,7 +108,8 @@ impl Faults {
             Fault::Kill => self.crash(world, place, Crash::Process, 3_000),
             Fault::PowerLoss => self.crash(world, place, Crash::Power, 6_000),
             Fault::PowerLossOfAll => {
-                (0..count).fold(false, |any, at| self.crash(world, at, Crash::Power, 4_000) || any)
+                let hit = (0..count).filter(|at| self.crash(world, *at, Crash::Power, 4_000));
+                hit.count() > 0
             }
             Fault::LostDisk => self.lose_disk(world, place),
             Fault::FailingDisk => {
@@ -127,10 +128,13 @@ impl Faults {
                 Self::pause(world, place, Duration::from_millis(1_000 + below(9_000)))
             }
             Fault::CutOneWay => self.cut(world, place, other, span),
-            Fault::CutOff => (0..count).filter(|at| *at != place).fold(false, |_, at| {
-                self.cut(world, place, at, span);
-                self.cut(world, at, place, span)
-            }),
+            Fault::CutOff => {
+                for at in (0..count).filter(|at| *at != place) {
+                    self.cut(world, place, at, span);
+                    self.cut(world, at, place, span);
+                }
+                true
+            }
             Fault::CutInTwo => self.cut_in_two(world, span),
             Fault::SlowLinks => {
                 let by = Duration::from_millis(below(150));

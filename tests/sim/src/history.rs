@@ -31,6 +31,9 @@ pub enum Outcome {
     Unknown(String),
 }
 
+/// A value and its epoch, and when the call began and ended.
+type Answer = (i64, u64, Duration, Duration);
+
 #[derive(Default)]
 pub struct History {
     pub operations: Vec<Operation>,
@@ -87,8 +90,7 @@ impl History {
 
     /// Within what one state went through, each increment counts once and in order.
     pub fn judge(&mut self) {
-        let mut lines: BTreeMap<(String, u64), Vec<(i64, u64, Duration, Duration)>> =
-            BTreeMap::new();
+        let mut lines: BTreeMap<(String, u64), Vec<Answer>> = BTreeMap::new();
         for operation in &self.operations {
             let Outcome::Value { value, shard, epoch } = operation.outcome else { continue };
             let epochs = self.openings.get(&shard);

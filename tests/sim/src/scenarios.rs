@@ -16,7 +16,10 @@ const FORMS: Duration = Duration::from_secs(20);
 /// A played execution: problems, one line each.
 type Played = Vec<String>;
 
-pub const ALL: [(&str, fn() -> Played); 4] = [
+/// By name.
+type Scenario = (&'static str, fn() -> Played);
+
+pub const ALL: [Scenario; 4] = [
     ("stopped-while-starting", stopped_while_starting),
     ("rebooted", rebooted),
     ("power-cycle-and-a-lost-disk", power_cycle_and_a_lost_disk),

@@ -211,7 +211,7 @@ impl World {
         let until = self.now + span;
         while self.now < until {
             self.step();
-            if self.now.as_millis() % 50 == 0 && holds(self) {
+            if self.now.as_millis().is_multiple_of(50) && holds(self) {
                 return true;
             }
         }

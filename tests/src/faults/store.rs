@@ -121,7 +121,9 @@ mod tests {
     #[test]
     fn a_lower_token_is_refused_and_would_be_seen() {
         let mut store = Store::default();
-        [(1, 5), (2, 1), (1, 4), (1, 5), (1, 6)].map(|(shard, epoch)| store.write(shard, epoch));
+        for (shard, epoch) in [(1, 5), (2, 1), (1, 4), (1, 5), (1, 6)] {
+            store.write(shard, epoch);
+        }
         assert_eq!((store.refused, store.taken.len()), (1, 4));
         assert_eq!(stale(&store.taken), 0);
         assert_eq!(stale(&[(1, 5), (2, 1), (1, 4)]), 1);

@@ -315,7 +315,7 @@ impl Wires {
         if vanished && !there.is_some_and(|there| self.dark.contains(&there)) {
             return Some(Err(io::ErrorKind::ConnectionReset.into()));
         }
-        let Some(socket) = self.sockets.get_mut(&id) else { return None };
+        let socket = self.sockets.get_mut(&id)?;
         let room = WINDOW.saturating_sub(socket.unread);
         if room == 0 {
             socket.writer = Some(waker.clone());
