@@ -4,7 +4,8 @@ CARGO ?= cargo
 FEATURES := --features shoal-worker/mutants,shoal-worker/next
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
-.PHONY: demo images kube-demo test verify fix bench kube-bench mutants sim sweep setup help
+MINUTES ?= 30
+.PHONY: demo images kube-demo test verify fix bench kube-bench mutants sim soak sweep setup help
 
 help:
 	@printf 'make demo    a cluster on this machine, driven, grown, drained, rolled, killed: a verdict\n'
@@ -15,6 +16,7 @@ help:
 	@printf 'make kube-bench  the figures of BENCHMARKS.md on Kubernetes\n'
 	@printf 'make sweep   every write of the operator with every fault, long outages, more seeds\n'
 	@printf 'make mutants every rule of the protocol left out on purpose, and the suite that notices\n'
+	@printf 'make soak    a fault every ten seconds on real processes: MINUTES=30\n'
 	@printf 'make sim     more seeds of the simulated machines and whole clusters: SEEDS=2000 SEED_BASE=0\n'
 
 setup:
@@ -55,6 +57,13 @@ bench: setup
 # What the suites on Kubernetes print, of release builds and repeated as often as the figures say.
 kube-bench: setup
 	@tests/kube/bench.sh
+
+# A fault every ten seconds on processes in network namespaces, and longer loops of damaged bytes.
+soak: setup
+	@tests/setup.sh faults
+	$(CARGO) build --release --bin shoal --bin shoal-soak
+	target/release/shoal-soak --minutes $(MINUTES) --every 10s --shoal target/release/shoal
+	FUZZ_SECONDS=$(MINUTES) $(CARGO) test --package shoal-fuzz --features shoal-worker/mutants -- --nocapture
 
 # The suites of the operator in their long forms; takes about an hour.
 sweep: export SHOAL_SWEEP = 1

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Installs what is missing on this machine, and says so. Without an argument: what building
-# needs. `clients`: also what the stock clients of the suites need. `kube`: also what a
+# needs. `clients`: also what the stock clients of the suites need. `faults`: also what cuts and
+# slows networks. `kube`: also what a
 # Kubernetes node on this machine needs. `go`: prints the path of a Go command that can fetch the
 # version which they ask for.
 set -euo pipefail
@@ -50,6 +51,11 @@ command -v cc >/dev/null || missing+=(build-essential)
 if [ "${1:-}" = clients ]; then
   python3 -c 'import venv, ensurepip' 2>/dev/null || missing+=(python3 python3-venv)
   command -v go >/dev/null || missing+=(golang-go)
+fi
+if [ "${1:-}" = faults ]; then
+  for package in iproute2 nftables; do
+    dpkg -s "$package" >/dev/null 2>&1 || missing+=("$package")
+  done
 fi
 if [ "${1:-}" = kube ]; then
   command -v go >/dev/null || missing+=(golang-go)
