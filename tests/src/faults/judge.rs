@@ -205,7 +205,8 @@ impl Judge {
             // One that went back is told by the order of tokens.
             if self.ledgers[at].at.is_none_or(|(_, last)| epoch >= last) {
                 self.turn(at, shard, epoch);
-                self.segment(at, epoch, &done);
+                let again: Vec<_> = piece.iter().filter_map(|op| run_before(op, epoch)).collect();
+                self.segment(at, epoch, &done, &again);
             }
         }
         let ledger = &mut self.ledgers[at];
@@ -245,9 +246,11 @@ impl Judge {
         }
     }
 
-    fn segment(&mut self, at: usize, epoch: u64, done: &[Done]) {
+    /// `again`: what may have run here, and was answered where it ran once more.
+    fn segment(&mut self, at: usize, epoch: u64, done: &[Done], again: &[Perhaps]) {
         let ledger = &mut self.ledgers[at];
-        match linear::explain(&ledger.values, done, &ledger.unknown) {
+        let perhaps = [&ledger.unknown, again].concat();
+        match linear::explain(&ledger.values, done, &perhaps) {
             Ok(ending) => {
                 ledger.values = ending.values;
                 for used in ending.used {
@@ -268,6 +271,14 @@ impl Judge {
             }
         }
     }
+}
+
+/// A put says that it may run twice: where its first owner was lost before it could answer, the
+/// next one runs it again, and answers under a later epoch.
+fn run_before(op: &Op, epoch: u64) -> Option<Perhaps> {
+    let later = op.answer().is_some_and(|answer| answer.epoch > epoch);
+    let twice = matches!(op.act, Act::Put(_)) && later;
+    twice.then_some(Perhaps { invoked: op.invoked, act: op.act })
 }
 
 /// Takes the calls before the last moment at which none of this key ran.

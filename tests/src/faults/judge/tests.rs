@@ -152,3 +152,16 @@ fn a_piece_ends_where_no_call_of_the_key_runs() {
     assert_eq!(cut(&mut waiting, 65).len(), 0);
     assert_eq!(cut(&mut waiting, Time::MAX).len(), 1);
 }
+
+#[test]
+fn a_put_may_run_once_more_at_the_owner_after_the_one_that_was_lost() {
+    let put = op(Act::Put(5), 5, (35, 100), 2, "b");
+    let seen = Op { key: 1, ..op(Act::Read, 5, (40, 50), 1, "a") };
+    for (ops, wrong) in [(vec![seen.clone(), put], vec![]), (vec![seen], vec![Rule::Linearizable])]
+    {
+        let mut bench = bench(false);
+        bench.log(&[(1, "Empty"), (2, "Empty")]);
+        bench.take(ops);
+        assert_eq!(bench.broken(), wrong);
+    }
+}
