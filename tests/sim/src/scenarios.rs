@@ -63,7 +63,9 @@ fn flawless(world: &World, problems: &mut Played) {
 /// A process is told to stop at any moment of its start: while it registers, and while it is
 /// given its first shards.
 fn stopped_while_starting() -> Played {
-    const TURNS: u64 = 24;
+    const TURNS: u64 = 32;
+    // Closer together while Raft and the session begin.
+    let delay = |turn: u64| if turn < 12 { 2 * turn } else { 15 * (turn - 10) };
     let (mut world, mut problems) = (formed(THREE), Vec::new());
     let place: Place = 3;
     for turn in 0..TURNS {
@@ -75,7 +77,7 @@ fn stopped_while_starting() -> Played {
         world.back_at[place] = Some(world.now() + Duration::from_millis(100));
         let started = |world: &World| world.nodes[place].is_running();
         world.run_until(Duration::from_secs(1), started);
-        world.run_for(Duration::from_millis(20 + 15 * turn));
+        world.run_for(Duration::from_millis(delay(turn)));
     }
     settles(&mut world, Duration::from_secs(15), "after the last stop", &mut problems);
     flawless(&world, &mut problems);

@@ -1,6 +1,12 @@
 //! What founding asks of Raft: run as whom, stop, admit this directory, propose Formed.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use parking_lot::Mutex;
 use shoal_core::{
@@ -42,7 +48,10 @@ pub(super) struct Raft {
     peers: watch::Receiver<PeerSet>,
     cluster: ClusterCell,
     founding: Mutex<Option<found::Handle>>,
+    /// Held while it starts: whoever leaves then leaves with it.
     member: tokio::sync::Mutex<Option<Member>>,
+    /// Told to stop: what does not run yet is not started any more.
+    leaving: AtomicBool,
     rival: Mutex<Rival>,
 }
 
@@ -55,6 +64,7 @@ impl Raft {
             cluster: ClusterCell::default(),
             founding: Mutex::default(),
             member: tokio::sync::Mutex::default(),
+            leaving: AtomicBool::new(false),
             rival: Mutex::default(),
         }
     }
@@ -66,7 +76,10 @@ impl Raft {
 
     /// Hands everything over, or closes it in place.
     pub async fn leave(&self, budget: Duration) {
-        if let Some(member) = &*self.member.lock().await {
+        self.leaving.store(true, Ordering::SeqCst);
+        // One that cannot be started in this time serves nothing either.
+        let Ok(running) = tokio::time::timeout(budget, self.member.lock()).await else { return };
+        if let Some(member) = &*running {
             member.leave(&self.shared, budget).await;
         }
     }
@@ -78,6 +91,11 @@ impl Raft {
     }
 
     async fn run(&self, cluster: ClusterId, node: NodeId, found: bool) -> Result<(), Cause> {
+        let mut running = self.member.lock().await;
+        if self.leaving.load(Ordering::SeqCst) {
+            // The process is on its way out: it would be given shards, and take them along.
+            return std::future::pending().await;
+        }
         self.cluster.set(Some(cluster));
         self.shared.me.set(node).map_err(|_| "raft runs once in a life")?;
         let config = &self.shared.config;
@@ -112,7 +130,7 @@ impl Raft {
         let names = self.founding_names();
         let peers = self.peers.clone();
         let member = Member::start(&self.shared, cluster, raft, founding, first, names, peers)?;
-        *self.member.lock().await = Some(member);
+        *running = Some(member);
         Ok(())
     }
 }
