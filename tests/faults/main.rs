@@ -38,7 +38,7 @@ fn play(plan: &Plan, kinds: &[Kind]) {
     run.end().unwrap();
     println!("         {}", run.judge.tally);
     assert_eq!(run.judge.violations(), 0, "{}", run.judge.told());
-    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    assert!(wrong.is_empty(), "{}; calls that failed: {:?}", wrong.join("\n"), run.told);
     assert!(run.judge.tally.acknowledged > 0, "nothing was called");
 }
 

@@ -143,6 +143,9 @@ fn channel(address: &str) -> Result<Channel, tonic::transport::Error> {
     Ok(endpoint.connect_lazy())
 }
 
+/// Connections that end one after another before a call was sent on them.
+const TRIES: u32 = 8;
+
 struct Client {
     shared: Arc<Shared>,
     number: usize,
@@ -192,15 +195,34 @@ impl Client {
         }
     }
 
+    /// As gRPC's own clients do, sends again what a connection that ended had not sent.
     async fn call(&mut self, method: &str, payload: String) -> Result<CallResponse, Status> {
-        let mut request = Request::new(CallRequest {
-            key: self.key.name.clone().into(),
-            method: method.to_owned(),
-            payload: payload.into(),
-        });
-        request.set_timeout(DEADLINE);
-        self.shoal.call(request).await.map(tonic::Response::into_inner)
+        let mut tries = 0;
+        loop {
+            let mut request = Request::new(CallRequest {
+                key: self.key.name.clone().into(),
+                method: method.to_owned(),
+                payload: payload.clone().into(),
+            });
+            request.set_timeout(DEADLINE);
+            tries += 1;
+            match self.shoal.call(request).await {
+                Err(status) if is_unsent(&status) && tries < TRIES => {}
+                answer => return answer.map(tonic::Response::into_inner),
+            }
+        }
     }
+}
+
+fn is_unsent(status: &Status) -> bool {
+    let mut cause = std::error::Error::source(status);
+    while let Some(error) = cause {
+        if error.downcast_ref::<hyper::Error>().is_some_and(hyper::Error::is_canceled) {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
 }
 
 fn outcome(act: Act, answer: Result<CallResponse, Status>) -> Outcome {

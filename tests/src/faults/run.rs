@@ -96,6 +96,9 @@ impl fmt::Display for Episode {
     }
 }
 
+/// Failed calls that are told one by one.
+const TOLD: usize = 12;
+
 /// Declared so that clients end before their nodes.
 pub struct Run {
     callers: Option<Callers>,
@@ -106,6 +109,8 @@ pub struct Run {
     pub episodes: Vec<Episode>,
     /// When calls through the shared address failed.
     failed: Vec<(Time, Time)>,
+    /// In what words the first of them failed.
+    pub told: Vec<String>,
     chance: StdRng,
     means: Means,
 }
@@ -126,6 +131,7 @@ impl Run {
             clock,
             episodes: Vec::new(),
             failed: Vec::new(),
+            told: Vec::new(),
             chance: StdRng::seed_from_u64(plan.seed),
             means: Means { next: plan.next.clone() },
         };
@@ -148,7 +154,13 @@ impl Run {
 
     fn keep_failures(&mut self, ops: &[Op]) {
         let failed = ops.iter().filter(|op| op.entry == Entry::Any && !op.served());
-        self.failed.extend(failed.map(|op| (op.invoked, op.returned)));
+        for op in failed {
+            self.failed.push((op.invoked, op.returned));
+            if self.told.len() < TOLD {
+                let (at, took) = (seconds(op.invoked), seconds(op.returned - op.invoked));
+                self.told.push(format!("at {at:.2} s for {took:.2} s: {:?}", op.outcome));
+            }
+        }
     }
 
     /// Brings a fault about, waits until its effect was seen, ends it, and waits until the
