@@ -13,6 +13,8 @@ use crate::{
 const FORMS: Duration = Duration::from_secs(20);
 /// After the last fault everything is whole again within this.
 const HEALS: Duration = Duration::from_secs(15);
+/// The budget of a process that is told to stop, by default.
+const LEAVES: Duration = Duration::from_secs(20);
 /// Between two faults.
 const CALM_MS: (u64, u64) = (200, 4_000);
 
@@ -55,6 +57,8 @@ pub fn run(seed: u64, span: Duration) -> Verdict {
     }
     suffer(&mut world, &mut faults, kind, span);
     faults.heal(&mut world);
+    // Whoever was told to stop has its budget, of which a half-open connection may take all.
+    world.run_until(LEAVES, |world| !world.stopping.contains(&true));
     let healed_at = world.now();
     let whole = problems.is_empty() && world.run_until(HEALS, |world| is_whole(world, healed_at));
     let healed_in = whole.then(|| world.now() - healed_at);
