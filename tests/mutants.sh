@@ -20,9 +20,9 @@ suite() {
 
 suite "machines together" \
   cargo test --quiet -p shoal-tests "${features[@]}" --test machines mutant -- --nocapture
-grep -oE '[A-Za-z]+ found: .*' target/mutants.part | cut -c1-110 | sort -u
+grep -oE '[A-Za-z]+ found: .*' target/mutants.part | sed 's,^[.]*,,' | cut -c1-110 | sort -u
 suite "model" cargo test --quiet -p shoal-model --test proofs -- --nocapture
-grep -E ': not so in .* after [0-9]+ steps' target/mutants.part | cut -c1-110 | sort -u
+grep -E ': not so in .* after [0-9]+ steps' target/mutants.part | sed 's,^[.]*,,' | cut -c1-110 | sort -u
 suite "whole clusters, simulated" \
   cargo test --quiet -p shoal-sim --features sim the_judge_of_whole_clusters -- --nocapture
 echo "lose-increment and stale-owner: a value was given twice"
