@@ -49,7 +49,8 @@ pub async fn leave(
         (state.incarnation, state.registered)
     };
     client.leave_by(by);
-    if registered || is_registered(client, incarnation).await {
+    let drained = !registered && is_registered(client, incarnation).await;
+    if registered || drained {
         seen(node, incarnation, table, by).await;
     }
     let standing = standing(table, node, incarnation);
@@ -58,7 +59,7 @@ pub async fn leave(
         session.give_up().await;
         return Left::Nothing;
     }
-    if let Err(error) = client.drain_restart(incarnation).await {
+    if !drained && let Err(error) = client.drain_restart(incarnation).await {
         warn!(%error, "the drain was not accepted");
     }
     let patience = clock::now().until_maybe_past(by);
