@@ -7,7 +7,7 @@
 
 pub mod drain;
 pub mod frame;
-pub(crate) mod grpc;
+pub mod grpc;
 pub mod ingress;
 pub mod metrics;
 mod park;

@@ -2,14 +2,17 @@
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
-use bytes::{BufMut as _, Bytes, BytesMut};
+use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full};
 use hyper::client::conn::http2::{self, SendRequest};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use parking_lot::Mutex;
 use prost::Message as _;
 use shoal_proto::shoal::v1::{CallRequest, CallResponse};
-use shoal_worker::env::{net, random, sim};
+use shoal_worker::{
+    env::{net, random, sim},
+    forward::grpc,
+};
 use tokio::time::{sleep, timeout};
 
 use crate::history::{History, Operation, Outcome};
@@ -63,7 +66,7 @@ impl Client {
             method: "incr".to_owned(),
             payload: Bytes::new(),
         };
-        let message = frame(&request);
+        let message = grpc::encode(&request);
         loop {
             let connection = self.connected().await;
             if connection.ready().await.is_err() {
@@ -82,7 +85,7 @@ impl Client {
                     self.connection = None;
                     let unsent = error.take_message().is_some();
                     let error = error.into_error();
-                    if !unsent && !refused(&error) {
+                    if !unsent && !grpc::is_unprocessed(&error) {
                         return Outcome::Unknown(format!("{error:?}"));
                     }
                 }
@@ -121,14 +124,6 @@ async fn open(entry: SocketAddr) -> Option<SendRequest<Full<Bytes>>> {
     Some(send)
 }
 
-fn frame(request: &CallRequest) -> Bytes {
-    let mut framed = BytesMut::new();
-    framed.put_u8(0);
-    framed.put_u32(request.encoded_len() as u32);
-    request.encode(&mut framed).expect("the buffer grows");
-    framed.freeze()
-}
-
 async fn answer(response: http::Response<hyper::body::Incoming>) -> Outcome {
     let head = response.headers().clone();
     let body = match response.into_body().collect().await {
@@ -154,16 +149,4 @@ async fn answer(response: http::Response<hyper::body::Incoming>) -> Outcome {
         Some(value) => Outcome::Value { value, shard: answer.shard, epoch: answer.epoch },
         None => Outcome::Unknown("no number".to_owned()),
     }
-}
-
-/// The server proves that it never looked at the stream.
-fn refused(error: &hyper::Error) -> bool {
-    let cause =
-        std::error::Error::source(error).and_then(|cause| cause.downcast_ref::<h2::Error>());
-    cause.is_some_and(|cause| {
-        let reason = cause.reason();
-        cause.is_remote()
-            && (reason == Some(h2::Reason::REFUSED_STREAM)
-                || cause.is_go_away() && reason == Some(h2::Reason::NO_ERROR))
-    })
 }

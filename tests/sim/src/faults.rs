@@ -127,14 +127,11 @@ impl Faults {
             Fault::Suspension => {
                 Self::pause(world, place, Duration::from_millis(1_000 + below(9_000)))
             }
-            Fault::CutOneWay => self.cut(world, place, other, span),
-            Fault::CutOff => {
-                for at in (0..count).filter(|at| *at != place) {
-                    self.cut(world, place, at, span);
-                    self.cut(world, at, place, span);
-                }
+            Fault::CutOneWay => {
+                self.cut(world, place, other, span);
                 true
             }
+            Fault::CutOff => self.cut_off(world, place, span),
             Fault::CutInTwo => self.cut_in_two(world, span),
             Fault::SlowLinks => {
                 let by = Duration::from_millis(below(150));
@@ -201,9 +198,16 @@ impl Faults {
         runs
     }
 
-    fn cut(&mut self, world: &World, from: Place, to: Place, span: Duration) -> bool {
+    fn cut(&mut self, world: &World, from: Place, to: Place, span: Duration) {
         sim::wires(|wires, _| wires.cut(from, to));
         self.later(world, span, Mend::Link(from, to));
+    }
+
+    fn cut_off(&mut self, world: &World, place: Place, span: Duration) -> bool {
+        for at in (0..world.nodes.len()).filter(|at| *at != place) {
+            self.cut(world, place, at, span);
+            self.cut(world, at, place, span);
+        }
         true
     }
 
@@ -214,7 +218,8 @@ impl Faults {
         for from in 0..count {
             for to in 0..count {
                 if side[from] != side[to] {
-                    any = self.cut(world, from, to, span);
+                    self.cut(world, from, to, span);
+                    any = true;
                 }
             }
         }

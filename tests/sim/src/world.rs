@@ -41,8 +41,7 @@ pub struct Shape {
 impl Shape {
     pub fn drawn() -> Self {
         let founders = if random::below(3) == 0 { 5 } else { 3 };
-        let joiners = random::below(8 - founders as u64) as usize;
-        let joiners = joiners.min(2);
+        let joiners = (random::below(8 - founders as u64) as usize).min(2);
         Self { founders, joiners, shards: 16, keys: 48 }
     }
 

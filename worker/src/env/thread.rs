@@ -2,7 +2,7 @@
 
 use std::{future::Future, io, time::Duration};
 
-pub use std::thread::{JoinHandle, sleep};
+pub use std::thread::sleep;
 use tokio::task::JoinError;
 
 /// Runs `body` on a named thread of its own, which its blocking calls hold up and nothing else.

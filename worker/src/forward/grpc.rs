@@ -121,7 +121,7 @@ pub(crate) fn judge(start: &[u8], limit: usize) -> Result<(), Status> {
 }
 
 /// A message as it stands in a body.
-pub(crate) fn encode(message: &impl Message) -> Bytes {
+pub fn encode(message: &impl Message) -> Bytes {
     let length = message.encoded_len();
     let mut bytes = BytesMut::with_capacity(PREFIX + length);
     bytes.put_u8(0);
@@ -174,4 +174,16 @@ pub(crate) fn timeout(headers: &HeaderMap) -> Result<Option<Duration>, Status> {
         "n" => Duration::from_nanos(count),
         _ => return Err(malformed()),
     }))
+}
+
+/// The server proves that it never looked at the stream: clients send such a call again.
+pub fn is_unprocessed(error: &hyper::Error) -> bool {
+    let cause =
+        std::error::Error::source(error).and_then(|cause| cause.downcast_ref::<h2::Error>());
+    cause.is_some_and(|cause| {
+        let reason = cause.reason();
+        cause.is_remote()
+            && (reason == Some(h2::Reason::REFUSED_STREAM)
+                || cause.is_go_away() && reason == Some(h2::Reason::NO_ERROR))
+    })
 }

@@ -5,11 +5,9 @@
 
 use std::collections::BTreeMap;
 
-use crate::id::{ClusterId, Epoch, Incarnation, LogIndex, MapVersion, NodeId};
+use crate::id::{ClusterId, Epoch, LogIndex, MapVersion, NodeId};
 
-use super::{
-    ClusterState, Drain, Life, Node, NodeInfo, Registry, Shards, WEIGHTS, apply::first_epoch,
-};
+use super::{ClusterState, Node, NodeInfo, Registry, Shards, WEIGHTS, apply::first_epoch};
 
 /// What the registry cannot say of the cluster that is to follow.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -84,7 +82,7 @@ impl Registry {
             shards: Shards::unassigned(self.settings.shard_count, first_epoch, index),
         };
         let node = NodeId(index.0);
-        recovered.put_node(node, only_node(info, *directory, index));
+        recovered.put_node(node, Node::joining(info, *directory, index));
         Ok((node, recovered))
     }
 
@@ -103,19 +101,5 @@ impl Registry {
     pub fn is_untouched_since_recovery(&self) -> bool {
         self.cluster.recovered_from.is_some()
             && self.shards().all(|(_, row)| Some(row.changed) == self.cluster.formed)
-    }
-}
-
-fn only_node(info: &NodeInfo, directory: u128, changed: LogIndex) -> Node {
-    Node {
-        info: info.clone(),
-        directory,
-        incarnation: Incarnation::default(),
-        lock: None,
-        life: Life::Joining,
-        drain: Drain::None,
-        marked: false,
-        renewed: LogIndex::default(),
-        changed,
     }
 }

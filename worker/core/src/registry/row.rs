@@ -114,6 +114,21 @@ pub struct Node {
 }
 
 impl Node {
+    /// As it is from the entry that admits it until it registers.
+    pub(super) fn joining(info: &NodeInfo, directory: u128, changed: LogIndex) -> Self {
+        Self {
+            info: info.clone(),
+            directory,
+            incarnation: Incarnation::default(),
+            lock: None,
+            life: Life::Joining,
+            drain: Drain::None,
+            marked: false,
+            renewed: LogIndex::default(),
+            changed,
+        }
+    }
+
     /// May take shards, as far as the registry alone can tell; the proposer also judges how
     /// far its table lags and how often it was fenced.
     pub fn is_target(&self) -> bool {

@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use bytes::{BufMut as _, Bytes, BytesMut};
+use bytes::Bytes;
 use http::HeaderMap;
 use http_body_util::{BodyExt as _, Full};
 use hyper::client::conn::http2::{SendRequest, handshake};
@@ -22,7 +22,7 @@ use shoal_proto::shoal::v1::{CallRequest, CallResponse};
 use tokio::{sync::Mutex, time};
 use tonic::{Code, Status};
 
-use crate::cli::ask::Dialer;
+use crate::{cli::ask::Dialer, forward::grpc};
 
 /// Pause after an entry node could not be reached.
 const RETRY_PAUSE: Duration = Duration::from_millis(20);
@@ -60,7 +60,7 @@ impl Link {
         request: &CallRequest,
         deadline: time::Instant,
     ) -> Result<CallResponse, Status> {
-        let message = encode(request);
+        let message = grpc::encode(request);
         match time::timeout_at(deadline, self.attempts(message, deadline)).await {
             Ok(answer) => answer,
             Err(_) => Err(Status::deadline_exceeded("no answer before the deadline")),
@@ -85,7 +85,7 @@ impl Link {
                 Err(mut error) => {
                     let unsent = error.take_message().is_some();
                     let error = error.into_error();
-                    if !unsent && !refused(&error) {
+                    if !unsent && !grpc::is_unprocessed(&error) {
                         return Err(Status::unknown(format!("the connection broke: {error}")));
                     }
                     self.gone(generation).await;
@@ -150,15 +150,6 @@ fn post(
         .body(Full::new(message))
 }
 
-fn encode(request: &CallRequest) -> Bytes {
-    let length = request.encoded_len();
-    let mut bytes = BytesMut::with_capacity(PREFIX + length);
-    bytes.put_u8(0);
-    bytes.put_u32(length as u32);
-    request.encode_raw(&mut bytes);
-    bytes.freeze()
-}
-
 async fn read(response: http::Response<hyper::body::Incoming>) -> Result<CallResponse, Status> {
     let (head, body) = response.into_parts();
     judge(&head.headers).unwrap_or(Ok(()))?;
@@ -174,16 +165,4 @@ async fn read(response: http::Response<hyper::body::Incoming>) -> Result<CallRes
 fn judge(headers: &HeaderMap) -> Option<Result<(), Status>> {
     let status = Status::from_header_map(headers)?;
     Some(if status.code() == Code::Ok { Ok(()) } else { Err(status) })
-}
-
-/// The server proves that it never looked at the stream.
-fn refused(error: &hyper::Error) -> bool {
-    let cause =
-        std::error::Error::source(error).and_then(|cause| cause.downcast_ref::<h2::Error>());
-    cause.is_some_and(|cause| {
-        let reason = cause.reason();
-        cause.is_remote()
-            && (reason == Some(h2::Reason::REFUSED_STREAM)
-                || cause.is_go_away() && reason == Some(h2::Reason::NO_ERROR))
-    })
 }

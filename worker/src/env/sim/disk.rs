@@ -143,16 +143,13 @@ impl Storage {
     }
 
     fn rename(&mut self, from: &Path, to: &Path) {
-        for names in [&mut self.names] {
-            let moved: Vec<_> =
-                names.keys().filter(|path| path.starts_with(from)).cloned().collect();
-            for path in moved {
-                let rest = path.strip_prefix(from).unwrap_or(Path::new("")).to_owned();
-                let target =
-                    if rest.as_os_str().is_empty() { to.to_owned() } else { to.join(rest) };
-                if let Some(id) = names.remove(&path) {
-                    names.insert(target, id);
-                }
+        let moved: Vec<_> =
+            self.names.keys().filter(|path| path.starts_with(from)).cloned().collect();
+        for path in moved {
+            let rest = path.strip_prefix(from).unwrap_or(Path::new(""));
+            let target = if path == from { to.to_owned() } else { to.join(rest) };
+            if let Some(id) = self.names.remove(&path) {
+                self.names.insert(target, id);
             }
         }
         if self.directories.remove(from) {

@@ -1,6 +1,6 @@
 //! Threads as tasks of the machine's one runtime, so that a seed is one order of events.
 
-use std::{convert::Infallible, future::Future, io, time::Duration};
+use std::{future::Future, io, time::Duration};
 
 pub fn drive(_name: &str, body: impl Future<Output = ()> + Send + 'static) -> io::Result<()> {
     tokio::spawn(body);
@@ -17,11 +17,5 @@ where
     F: FnOnce() -> T + Send + 'static,
     T: Send + 'static,
 {
-    let done: Result<T, Infallible> = Ok(work());
-    let Ok(done) = done;
-    Ok(done)
-}
-
-pub fn sleep(_span: Duration) {
-    unreachable!("a simulated thread pauses, it never blocks");
+    Ok(work())
 }

@@ -84,7 +84,7 @@ impl Client {
                 Err(mut error) => {
                     let unsent = error.take_message().is_some();
                     let error = error.into_error();
-                    if !unsent && !refused(&error) {
+                    if !unsent && !grpc::is_unprocessed(&error) {
                         return Err(format!("{error:?}"));
                     }
                     self.connection = None;
@@ -120,18 +120,6 @@ impl Client {
         }
         self.connection.as_mut().unwrap()
     }
-}
-
-/// The server proves that it never looked at the stream.
-fn refused(error: &hyper::Error) -> bool {
-    let cause =
-        std::error::Error::source(error).and_then(|cause| cause.downcast_ref::<h2::Error>());
-    cause.is_some_and(|cause| {
-        let reason = cause.reason();
-        cause.is_remote()
-            && (reason == Some(h2::Reason::REFUSED_STREAM)
-                || cause.is_go_away() && reason == Some(h2::Reason::NO_ERROR))
-    })
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

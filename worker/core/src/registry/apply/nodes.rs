@@ -35,17 +35,7 @@ impl Step<'_> {
     }
 
     pub(super) fn admit(&mut self, id: NodeId, info: &NodeInfo, directory: u128) {
-        let node = Node {
-            info: info.clone(),
-            directory,
-            incarnation: Incarnation::default(),
-            lock: None,
-            life: Life::Joining,
-            drain: Drain::None,
-            marked: false,
-            renewed: LogIndex::default(),
-            changed: self.index,
-        };
+        let node = Node::joining(info, directory, self.index);
         self.registry.put_node(id, node);
         self.changes.nodes.push(id);
     }
