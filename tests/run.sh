@@ -6,7 +6,8 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 features=(--features shoal-worker/mutants)
-# With the targets of the fuzz loop every rung would build the worker once more.
+# Every rung names the same packages and features, so that one build serves nearly all of them. The
+# simulation and the fuzz loop change the worker and build it once more each.
 all=(--workspace --exclude shoal-fuzz)
 
 rung() {
@@ -17,32 +18,34 @@ rung() {
   echo "== $name: $((SECONDS - began)) s"
 }
 
-rung "unit, property and repository tests" \
-  cargo test "${all[@]}" --quiet "${features[@]}" --lib --bins --test tidy
-rung "machines together, simulated" \
-  cargo test "${all[@]}" --quiet "${features[@]}" --test machines
-rung "model of sessions and moves, exhaustively" cargo test --quiet --package shoal-model
-rung "whole clusters, simulated" cargo test --quiet --package shoal-sim --features sim
+# $1: what a rung is called; the rest: what it runs of this build.
+suite() {
+  local name=$1
+  shift
+  rung "$name" cargo test "${all[@]}" --quiet "${features[@]}" "$@"
+}
+
+rung "build" cargo build "${all[@]}" --quiet "${features[@]}" --all-targets
+export SHOAL=$PWD/target/debug/shoal SHOAL_OPERATOR=$PWD/target/debug/shoal-operator
+suite "unit, property and repository tests" --lib --bins --test tidy --test chart
+suite "machines together, simulated" --test machines
+suite "model of sessions and moves, exhaustively" --test proofs --test sameness
+rung "whole clusters, simulated" \
+  cargo test "${all[@]}" --quiet --features shoal-sim/sim --test seeds
 rung "every decoder under damaged bytes" \
-  cargo test --quiet --package shoal-fuzz "${features[@]}"
-rung "build of the command" cargo build --quiet --bin shoal "${features[@]}"
-export SHOAL=$PWD/target/debug/shoal
-rung "clusters of real processes" \
-  cargo test "${all[@]}" --quiet "${features[@]}" --test cluster
-rung "figures of scale at their smallest" \
-  cargo run --quiet --package shoal-tests "${features[@]}" --bin shoal-figures -- \
+  cargo test --workspace --quiet "${features[@]}" --test decoders
+suite "clusters of real processes" --test cluster
+rung "figures of scale at their smallest" target/debug/shoal-figures \
   --small --shoal "$SHOAL" --out target/bench-small \
   scale-planner scale-registry scale-fencing scale-sessions scale-restart
 if [ "$(id -u)" = 0 ]; then
   tests/setup.sh faults
   rung "build of the next version" tests/faults/next.sh
-  rung "faults on processes in network namespaces" \
-    cargo test "${all[@]}" --quiet "${features[@]}" --test faults -- --test-threads=1
+  suite "faults on processes in network namespaces" --test faults -- --test-threads=1
 fi
 tests/setup.sh clients
 rung "build of the stock clients" tests/clients/build.sh
-rung "stock clients under planned changes" \
-  cargo test "${all[@]}" --quiet "${features[@]}" --test clients -- --nocapture
+suite "stock clients under planned changes" --test clients -- --nocapture
 if target/debug/shoal dev --help >/dev/null 2>&1; then
   rung "demo: planned changes fail nothing" target/debug/shoal dev --demo
   for fault in lose-increment stale-owner; do
@@ -62,18 +65,14 @@ left_out="more seeds, longer loops and soaks (make sim, make soak)"
 if [ "$(id -u)" = 0 ] || [ -n "${SHOAL_TEST_KUBECONFIG:-}" ]; then
   tests/setup.sh kube
   rung "build of Kubernetes" tests/kube/build.sh
-  rung "a real Kubernetes" cargo test "${all[@]}" --quiet "${features[@]}" --test kube
-  rung "a real API server: what is declared" \
-    cargo test "${all[@]}" --quiet "${features[@]}" --test declared
+  suite "a real Kubernetes" --test kube
+  suite "a real API server: what is declared" --test declared
   if [ "$(id -u)" = 0 ]; then
-    rung "a real control plane: the operator" \
-      cargo test "${all[@]}" --quiet "${features[@]}" --test operator -- --test-threads=3
+    suite "a real control plane: the operator" --test operator -- --test-threads=3
   fi
   rung "images" tests/kube/images.sh debug --next
-  cargo build --quiet --bin shoal-kube-demo "${features[@]}"
   rung "kube-demo: planned changes fail nothing on Kubernetes" target/debug/shoal-kube-demo
-  rung "a real node: planned changes, faults and mistakes" \
-    cargo test "${all[@]}" --quiet "${features[@]}" --test e2e -- --test-threads=1
+  suite "a real node: planned changes, faults and mistakes" --test e2e -- --test-threads=1
 else
   left_out+="; Kubernetes (needs root, or SHOAL_TEST_KUBECONFIG)"
 fi
