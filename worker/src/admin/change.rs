@@ -207,6 +207,9 @@ impl Server {
         if let Routed::There(response) = routed {
             return Ok(response);
         }
+        if to == Some(self.inner.node) {
+            return Ok(Response::new(pb::TransferLeaderResponse { leader: message.to }));
+        }
         let changed = leadership.wait_for(|now| now.term > term && now.leader.is_some());
         match tokio::time::timeout(TRANSFER_WAIT, changed).await {
             Ok(Ok(now)) => {

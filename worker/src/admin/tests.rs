@@ -170,6 +170,9 @@ async fn leadership_passes_on_wish() {
     let admin = &mut nodes[1].admin;
     let answer = settled_answer(admin, to(heir)).await.unwrap();
     assert_eq!(answer.into_inner().leader, heir);
+    // It leads already: nothing is handed over, and nobody waits for it.
+    let answer = settled_answer(admin, to(heir)).await.unwrap();
+    assert_eq!(answer.into_inner().leader, heir);
     let answer = settled_answer(admin, to(999)).await;
     refusal(answer, Code::FailedPrecondition, "name one of the voters");
 }

@@ -271,7 +271,10 @@ impl Control {
             let why = format!("node {to} is no voter: name one of the voters");
             return Err(Denied::Impossible(why));
         }
-        self.want_transfer(to, SPAN, now);
+        // To itself it hands nothing, and holds no moves back for it.
+        if to != self.config.node {
+            self.want_transfer(to, SPAN, now);
+        }
         Ok(())
     }
 }
