@@ -43,10 +43,10 @@ impl Client {
     pub async fn run(mut self) {
         loop {
             sleep(Duration::from_millis(random::below(THINKS_MS))).await;
-            if self.history.lock().paused {
+            let key = format!("k{}", random::below(self.keys));
+            if self.history.lock().avoids(&key) {
                 continue;
             }
-            let key = format!("k{}", random::below(self.keys));
             let invoked = sim::now();
             let outcome = match timeout(DEADLINE, self.call(&key)).await {
                 Ok(outcome) => outcome,

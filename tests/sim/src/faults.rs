@@ -7,7 +7,7 @@ use shoal_worker::env::{
     sim::{self, Crash, Place},
 };
 
-use crate::world::World;
+use crate::{people::Order, world::World};
 
 /// Every kind of fault, planned changes included.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -28,10 +28,18 @@ pub enum Fault {
     ClockRates,
     WallClock,
     Restart,
+    RestartOfAll,
+    Join,
+    Drain,
+    Removal,
+    ForcedRemoval,
+    Move,
+    Leadership,
+    Lease,
 }
 
 impl Fault {
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 24] = [
         Self::Kill,
         Self::PowerLoss,
         Self::PowerLossOfAll,
@@ -48,9 +56,27 @@ impl Fault {
         Self::ClockRates,
         Self::WallClock,
         Self::Restart,
+        Self::RestartOfAll,
+        Self::Join,
+        Self::Drain,
+        Self::Removal,
+        Self::ForcedRemoval,
+        Self::Move,
+        Self::Leadership,
+        Self::Lease,
     ];
     /// Those that fail no call.
-    pub const PLANNED: [Self; 3] = [Self::Restart, Self::ClockRates, Self::WallClock];
+    pub const PLANNED: [Self; 9] = [
+        Self::ClockRates,
+        Self::WallClock,
+        Self::Restart,
+        Self::Join,
+        Self::Drain,
+        Self::Removal,
+        Self::Move,
+        Self::Leadership,
+        Self::Lease,
+    ];
 }
 
 /// What to mend, and when.
@@ -67,9 +93,15 @@ pub struct Faults {
     pub fired: BTreeMap<Fault, u64>,
     pub felt: BTreeMap<&'static str, u64>,
     lost_disks: usize,
+    /// Only what is planned happens: one thing at a time, while all is well.
+    planned: bool,
 }
 
 impl Faults {
+    pub fn new(planned: bool) -> Self {
+        Self { planned, ..Self::default() }
+    }
+
     /// Draws one of `kinds` and begins it; what cannot happen now is not counted.
     pub fn strike(&mut self, world: &mut World, kinds: &[Fault]) {
         let fault = kinds[below(kinds.len() as u64) as usize];
@@ -84,10 +116,13 @@ impl Faults {
 
     /// At times the leader, at times whoever.
     fn aim(&self, world: &World) -> Place {
-        let leader = world.sight.lock().leader().filter(|place| *place < world.nodes.len());
+        let leader = world.sight.lock().leader();
         match leader {
             Some(leader) if below(3) == 0 => leader,
-            _ => below(world.nodes.len() as u64) as usize,
+            _ => {
+                let begun = world.begun();
+                begun[below(begun.len() as u64) as usize]
+            }
         }
     }
 
@@ -159,15 +194,44 @@ impl Faults {
                 sim::clocks(place, |clocks, _| clocks.set_wall(ahead));
                 true
             }
-            Fault::Restart => {
-                let alone = !world.stopping.contains(&true)
-                    && world.nodes.iter().all(crate::machine::Machine::is_running);
-                if alone {
-                    world.stop(place);
-                }
-                alone
-            }
+            Fault::Restart
+            | Fault::RestartOfAll
+            | Fault::Join
+            | Fault::Drain
+            | Fault::Removal
+            | Fault::ForcedRemoval
+            | Fault::Move
+            | Fault::Leadership
+            | Fault::Lease => self.change(world, fault, place, span),
         }
+    }
+
+    /// What is done to a cluster on purpose.
+    fn change(&self, world: &mut World, fault: Fault, place: Place, span: Duration) -> bool {
+        let (complete, quiet) = (world.is_complete(), world.desk.lock().is_idle());
+        let order = match fault {
+            Fault::Join => return world.join(),
+            Fault::Restart if complete && (quiet || !self.planned) => {
+                world.stop(place);
+                return true;
+            }
+            Fault::RestartOfAll if complete => {
+                world.begun().into_iter().for_each(|place| world.stop(place));
+                return true;
+            }
+            Fault::Drain => Order::Drain(place, span),
+            Fault::ForcedRemoval => Order::Force(place),
+            Fault::Removal => Order::Remove(place),
+            Fault::Move => Order::Move(place),
+            Fault::Leadership => Order::Lead(place),
+            Fault::Lease => Order::Lease,
+            _ => return false,
+        };
+        let asked = quiet && (complete || !self.planned);
+        if asked {
+            world.desk.lock().ask(order);
+        }
+        asked
     }
 
     fn crash(&self, world: &mut World, place: Place, how: Crash, back_ms: u64) -> bool {
@@ -178,9 +242,15 @@ impl Faults {
         runs
     }
 
-    /// One machine in a run, when all others are well: more would lose the quorum for good.
+    /// One machine in a run, when all others are well and three vote: more would lose the quorum
+    /// for good.
     fn lose_disk(&mut self, world: &mut World, place: Place) -> bool {
-        let well = world.sight.lock().settled() && self.lost_disks == 0;
+        // Neither while another node is on its way out.
+        let quiet = world.desk.lock().is_idle();
+        let well = quiet && self.lost_disks == 0 && {
+            let sight = world.sight.lock();
+            sight.settled() && sight.latest().is_some_and(|seen| seen.voters.len() >= 3)
+        };
         if well {
             self.lost_disks += 1;
             world.crash(place, Crash::Power, Duration::from_millis(500 + below(2_000)));
@@ -249,6 +319,8 @@ impl Faults {
     /// Mends everything, so that nothing stands in the way any more.
     pub fn heal(&mut self, world: &mut World) {
         self.mends.clear();
+        world.desk.lock().hurry = true;
+        while world.join() {}
         sim::wires(|wires, now| wires.mend_all(now));
         for place in 0..world.nodes.len() {
             heal_disk(place);

@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use shoal_worker::env::sim::{Acknowledged, Opened};
+use shoal_worker::env::sim::{Acknowledged, Opened, Place};
 
 /// One increment, from the call to the answer in true time.
 #[derive(Clone, Debug)]
@@ -37,11 +37,13 @@ type Answer = (i64, u64, Duration, Duration);
 #[derive(Default)]
 pub struct History {
     pub operations: Vec<Operation>,
-    /// Clients wait.
-    pub paused: bool,
+    /// Clients leave these keys alone.
+    avoided: BTreeSet<String>,
     /// When each shard answered last.
     pub answered: BTreeMap<u32, Duration>,
     openings: BTreeMap<u32, BTreeMap<u64, bool>>,
+    /// All openings, in order.
+    pub opened: Vec<Opened>,
     newest: BTreeMap<u32, Acknowledged>,
     pub violations: Vec<String>,
     pub acknowledged: u64,
@@ -59,6 +61,7 @@ impl History {
     /// a shard never falls, and one epoch has one owner.
     pub fn witness(&mut self, opened: Vec<Opened>, acknowledged: Vec<Acknowledged>) {
         for opening in opened {
+            self.opened.push(opening.clone());
             let epochs = self.openings.entry(opening.shard).or_default();
             // Opened again from the frozen state after a move was called off.
             let empty = epochs.entry(opening.epoch).or_insert(opening.empty);
@@ -88,7 +91,37 @@ impl History {
         self.operations.iter().filter(failed).collect()
     }
 
-    /// Within what one state went through, each increment counts once and in order.
+    /// Clients leave alone what is known to lie in these shards.
+    pub fn avoid(&mut self, shards: impl Fn(u32) -> bool) {
+        let known = self.operations.iter().filter(|operation| match operation.outcome {
+            Outcome::Value { shard, .. } => shards(shard),
+            Outcome::Refused(_) | Outcome::Unknown(_) => false,
+        });
+        self.avoided = known.map(|operation| operation.key.clone()).collect();
+    }
+
+    pub fn avoids(&self, key: &str) -> bool {
+        self.avoided.contains(key)
+    }
+
+    /// Who acknowledged last, by shard.
+    pub fn owners(&self) -> BTreeMap<u32, Place> {
+        self.newest.iter().map(|(shard, newest)| (*shard, newest.place)).collect()
+    }
+
+    /// When calls of a key that may have been executed began, though nobody was told.
+    fn unknown(&self) -> BTreeMap<&str, Vec<Duration>> {
+        let mut unknown: BTreeMap<_, Vec<_>> = BTreeMap::new();
+        for operation in &self.operations {
+            if matches!(operation.outcome, Outcome::Unknown(_)) {
+                unknown.entry(operation.key.as_str()).or_default().push(operation.invoked);
+            }
+        }
+        unknown
+    }
+
+    /// Within what one state went through, each increment counts once and in order, and nothing
+    /// counts but what was asked for and not refused.
     pub fn judge(&mut self) {
         let mut lines: BTreeMap<(String, u64), Vec<Answer>> = BTreeMap::new();
         for operation in &self.operations {
@@ -104,23 +137,34 @@ impl History {
             let line = lines.entry((operation.key.clone(), begun)).or_default();
             line.push((value, epoch, operation.invoked, operation.returned));
         }
+        let unknown = self.unknown();
+        let mut violations = Vec::new();
         for ((key, begun), mut line) in lines {
             line.sort_unstable();
-            let mut values = BTreeSet::new();
-            // Latest begin of any increment with a smaller value or epoch.
-            let mut latest = Duration::ZERO;
-            let mut epoch = 0;
-            for (value, of, invoked, returned) in line {
-                if !values.insert(value) {
-                    self.violations.push(format!("{key} e{begun:x}: {value} was given twice"));
-                }
-                if of < epoch || returned < latest {
-                    self.violations.push(format!(
-                        "{key} e{begun:x}: {value} of e{of:x} came before a smaller one"
-                    ));
-                }
-                (latest, epoch) = (latest.max(invoked), of);
-            }
+            let calls = unknown.get(key.as_str()).map_or(&[][..], Vec::as_slice);
+            judge_line(&format!("{key} e{begun:x}"), &line, calls, &mut violations);
         }
+        self.violations.append(&mut violations);
+    }
+}
+
+/// One key while one state lasted: its answers by value, and when calls of unknown outcome began.
+fn judge_line(name: &str, line: &[Answer], unknown: &[Duration], violations: &mut Vec<String>) {
+    let mut values = BTreeSet::new();
+    // Latest begin of any increment with a smaller value or epoch.
+    let mut latest = Duration::ZERO;
+    let mut last_epoch = 0;
+    for (answered, (value, epoch, invoked, returned)) in (1_i64..).zip(line) {
+        if !values.insert(value) {
+            violations.push(format!("{name}: {value} was given twice"));
+        }
+        if *epoch < last_epoch || *returned < latest {
+            violations.push(format!("{name}: {value} of e{epoch:x} came before a smaller one"));
+        }
+        let possible = answered + unknown.iter().filter(|begun| *begun < returned).count() as i64;
+        if *value > possible {
+            violations.push(format!("{name}: {value} after {possible} calls: one counts twice"));
+        }
+        (latest, last_epoch) = (latest.max(*invoked), *epoch);
     }
 }

@@ -1,12 +1,14 @@
 //! Whole clusters of the production code in one thread: `shoal-sim one --seed 7` runs a seed,
 //! `shoal-sim many --seeds 2000` runs each in a process of its own.
 
+mod admin;
 mod client;
 mod entropy;
 mod faults;
 mod history;
 mod machine;
 mod many;
+mod people;
 mod probe;
 mod scenarios;
 mod story;
@@ -37,6 +39,8 @@ enum Command {
 #[derive(clap::Args)]
 struct Scenario {
     name: String,
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
     /// As for a seed
     #[arg(long)]
     log: Option<String>,
@@ -71,8 +75,8 @@ fn begin(seed: u64, filter: Option<&String>) {
 }
 
 fn play(scenario: &Scenario) -> ExitCode {
-    begin(1, scenario.log.as_ref());
-    let problems = scenarios::play(&scenario.name);
+    begin(scenario.seed, scenario.log.as_ref());
+    let problems = scenarios::play(&scenario.name, scenario.seed);
     println!("{}: {} problems", scenario.name, problems.len());
     problems.iter().for_each(|problem| println!("problem: {problem}"));
     ExitCode::from(u8::from(!problems.is_empty()))

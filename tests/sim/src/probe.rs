@@ -1,44 +1,50 @@
 //! Looks at the nodes from outside, as a kubelet and an operator do: who is ready, who leads,
 //! whether shards move.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
-use bytes::Bytes;
-use http_body_util::{BodyExt as _, Full};
-use hyper::client::conn::http2;
-use hyper_util::rt::{TokioExecutor, TokioIo};
 use parking_lot::Mutex;
-use prost::Message as _;
-use shoal_proto::shoal::admin::v1::{StatusRequest, StatusResponse};
-use shoal_worker::env::{
-    net,
-    sim::{self, Place},
-};
+use shoal_proto::shoal::admin::v1::{Node, StatusRequest, StatusResponse};
+use shoal_worker::env::sim::Place;
 use tokio::time::{sleep, timeout};
 
-use crate::{client::Entries, world::data_address};
+use crate::{admin, client::Entries, world::data_address};
 
 const EVERY: Duration = Duration::from_millis(200);
 const PATIENCE: Duration = Duration::from_millis(500);
 /// As Kubernetes does: so many looks in vain make a node unready.
 const IN_VAIN: u32 = 3;
-const ADMIN_OFFSET: u16 = 2_000;
 
 /// What is known of the nodes.
 pub struct Sight {
     nodes: Vec<Option<StatusResponse>>,
     in_vain: Vec<u32>,
     leaving: Vec<bool>,
+    /// Machines that were started at least once.
+    begun: Vec<bool>,
 }
 
 impl Sight {
     pub fn new(nodes: usize) -> Self {
-        Self { nodes: vec![None; nodes], in_vain: vec![0; nodes], leaving: vec![false; nodes] }
+        Self {
+            nodes: vec![None; nodes],
+            in_vain: vec![0; nodes],
+            leaving: vec![false; nodes],
+            begun: vec![false; nodes],
+        }
+    }
+
+    pub fn begins(&mut self, place: Place) {
+        self.begun[place] = true;
     }
 
     /// Told to stop: its endpoint is withdrawn.
     pub fn leaves(&mut self, place: Place) {
         self.leaving[place] = true;
+    }
+
+    pub fn has_begun(&self, place: Place) -> bool {
+        self.begun[place]
     }
 
     /// The machine that most nodes take for the leader's.
@@ -58,10 +64,34 @@ impl Sight {
         self.nodes.iter().flatten().max_by_key(|seen| (seen.term, seen.applied))
     }
 
-    pub fn owned(&self, place: Place) -> u32 {
+    /// The node of a machine that is up, in the latest view.
+    pub fn row(&self, place: Place) -> Option<&Node> {
         let name = format!("node-{place}");
-        let rows = self.latest().into_iter().flat_map(|seen| &seen.nodes);
-        rows.filter(|row| row.name == name && row.life == "up").map(|row| row.shards_owned).sum()
+        let mut rows = self.latest().into_iter().flat_map(|seen| &seen.nodes);
+        rows.find(|row| row.name == name && row.life == "up")
+    }
+
+    pub fn owned(&self, place: Place) -> u32 {
+        self.row(place).map_or(0, |row| row.shards_owned)
+    }
+
+    pub fn shards(&self) -> u32 {
+        self.latest().and_then(|seen| seen.shards.as_ref()).map_or(0, |shards| shards.total)
+    }
+
+    /// The clusters that nodes say they are of.
+    pub fn clusters(&self) -> BTreeSet<String> {
+        let formed = self.nodes.iter().flatten().filter(|seen| seen.formed);
+        formed.map(|seen| seen.cluster_id.clone()).collect()
+    }
+
+    /// Machines whose nodes answer, the one that leads first.
+    pub fn answering(&self) -> Vec<Place> {
+        let mut places: Vec<_> =
+            (0..self.nodes.len()).filter(|place| self.nodes[*place].is_some()).collect();
+        let leader = self.leader();
+        places.sort_by_key(|place| Some(*place) != leader);
+        places
     }
 
     /// All nodes say that all is well, and the same.
@@ -69,9 +99,10 @@ impl Sight {
         let Some(latest) = self.latest() else { return false };
         let total = latest.shards.as_ref().map_or(0, |shards| shards.total);
         let assigned = |seen: &StatusResponse| seen.shards.as_ref().map_or(0, |s| s.assigned);
-        let count = self.nodes.len();
+        let begun = || self.nodes.iter().zip(&self.begun).filter(|(_, begun)| **begun);
+        let count = begun().count();
         total > 0
-            && self.nodes.iter().all(|seen| {
+            && begun().all(|(seen, _)| {
                 seen.as_ref().is_some_and(|seen| {
                     let up = seen.nodes.iter().filter(|node| node.life == "up").count();
                     seen.waiting.is_empty()
@@ -128,22 +159,5 @@ pub async fn run(nodes: usize, entries: Entries, sight: Arc<Mutex<Sight>>) {
 }
 
 async fn status(place: Place) -> Option<StatusResponse> {
-    let address = SocketAddr::new(sim::address(place), data_address(place).port() + ADMIN_OFFSET);
-    let socket = net::connect(&address.to_string()).await.ok()?;
-    let made = http2::handshake(TokioExecutor::new(), TokioIo::new(socket)).await;
-    let (mut send, connection) = made.ok()?;
-    let driven = tokio::spawn(connection);
-    let mut message = vec![0; 5];
-    let request = StatusRequest { linearizable: false };
-    message[4] = request.encoded_len() as u8;
-    request.encode(&mut message).ok()?;
-    let request = http::Request::post("http://shoal/shoal.admin.v1.Admin/Status")
-        .header("content-type", "application/grpc")
-        .header("te", "trailers")
-        .body(Full::new(Bytes::from(message)))
-        .ok()?;
-    let response = send.send_request(request).await.ok()?;
-    let body = response.into_body().collect().await.ok()?.to_bytes();
-    driven.abort();
-    StatusResponse::decode(body.get(5..)?).ok()
+    admin::call(place, "Status", &StatusRequest { linearizable: false }).await.ok()
 }

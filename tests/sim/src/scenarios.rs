@@ -1,5 +1,9 @@
 //! Executions that seeds have found, played on purpose: what a seed means changes with the code.
 
+mod founding;
+mod leaders;
+mod moves;
+
 use std::time::Duration;
 
 use shoal_worker::env::{
@@ -9,8 +13,8 @@ use shoal_worker::env::{
 
 use crate::world::{Shape, World};
 
-const FIVE: Shape = Shape { founders: 5, joiners: 0, shards: 16, keys: 48 };
-const THREE: Shape = Shape { founders: 3, joiners: 1, shards: 16, keys: 48 };
+const FIVE: Shape = Shape { founders: 5, joiners: 0, late: false, shards: 16, keys: 48 };
+const THREE: Shape = Shape { founders: 3, joiners: 1, late: false, shards: 16, keys: 48 };
 const FORMS: Duration = Duration::from_secs(20);
 
 /// A played execution: problems, one line each.
@@ -19,15 +23,22 @@ type Played = Vec<String>;
 /// By name.
 type Scenario = (&'static str, fn() -> Played);
 
-pub const ALL: [Scenario; 4] = [
+pub const ALL: [Scenario; 11] = [
     ("stopped-while-starting", stopped_while_starting),
     ("rebooted", rebooted),
     ("power-cycle-and-a-lost-disk", power_cycle_and_a_lost_disk),
     ("slewed-clocks-at-founding", slewed_clocks_at_founding),
+    ("founder-loses-its-disk", founding::founder_loses_its_disk),
+    ("leader-killed", leaders::leader_killed),
+    ("two-nodes-one-dies", leaders::two_nodes_one_dies),
+    ("slow-disk", leaders::slow_disk),
+    ("everybody-told-to-stop", leaders::everybody_told_to_stop),
+    ("one-of-three-crashes", leaders::one_of_three_crashes),
+    ("target-dies", moves::target_dies),
 ];
 
-pub fn play(name: &str) -> Played {
-    random::seed(1);
+pub fn play(name: &str, seed: u64) -> Played {
+    random::seed(seed);
     match ALL.iter().find(|(known, _)| *known == name) {
         Some((_, scenario)) => scenario(),
         None => vec![format!("no scenario {name:?}; there are {:?}", ALL.map(|(name, _)| name))],

@@ -15,6 +15,8 @@ const FORMS: Duration = Duration::from_secs(20);
 const HEALS: Duration = Duration::from_secs(15);
 /// The budget of a process that is told to stop, by default.
 const LEAVES: Duration = Duration::from_secs(20);
+/// What people have begun they end or take back within this.
+const CARRIED_OUT: Duration = Duration::from_secs(60);
 /// Between two faults.
 const CALM_MS: (u64, u64) = (200, 4_000);
 
@@ -50,7 +52,7 @@ pub fn run(seed: u64, span: Duration) -> Verdict {
     random::seed(seed);
     let kind = kind(seed);
     let mut world = World::new(Shape::drawn());
-    let mut faults = Faults::default();
+    let mut faults = Faults::new(kind == Kind::Planned);
     let mut problems = Vec::new();
     if !world.run_until(FORMS, |world| world.sight.lock().settled()) {
         problems.push(format!("not formed within {FORMS:?}: {}", state(&world)));
@@ -59,12 +61,17 @@ pub fn run(seed: u64, span: Duration) -> Verdict {
     faults.heal(&mut world);
     // Whoever was told to stop has its budget, of which a half-open connection may take all.
     world.run_until(LEAVES, |world| !world.stopping.contains(&true));
+    if !world.run_until(CARRIED_OUT, |world| world.desk.lock().is_idle()) {
+        problems.push(format!("people are not done within {CARRIED_OUT:?}: {}", state(&world)));
+    }
+    world.run_until(LEAVES, |world| !world.stopping.contains(&true));
     let healed_at = world.now();
     let whole = problems.is_empty() && world.run_until(HEALS, |world| is_whole(world, healed_at));
     let healed_in = whole.then(|| world.now() - healed_at);
     if !whole && problems.is_empty() {
         problems.push(format!("not whole within {HEALS:?}: {}", state(&world)));
     }
+    faults.felt.extend(std::mem::take(&mut world.desk.lock().done));
     finish(kind, &world, faults, problems, healed_in)
 }
 

@@ -15,8 +15,10 @@ use shoal_worker::{
 
 use crate::{
     client::{Client, Entries},
+    entropy,
     history::History,
     machine::{Machine, Program},
+    people::{Desk, People},
     probe,
 };
 
@@ -34,6 +36,8 @@ pub struct Shape {
     pub founders: usize,
     /// Machines that join it.
     pub joiners: usize,
+    /// Whether these start only once `Fault::Join` lets them.
+    pub late: bool,
     pub shards: u32,
     pub keys: u64,
 }
@@ -42,7 +46,8 @@ impl Shape {
     pub fn drawn() -> Self {
         let founders = if random::below(3) == 0 { 5 } else { 3 };
         let joiners = (random::below(8 - founders as u64) as usize).min(2);
-        Self { founders, joiners, shards: 16, keys: 48 }
+        let late = random::below(2) == 0;
+        Self { founders, joiners, late, shards: 16, keys: 48 }
     }
 
     pub fn nodes(&self) -> usize {
@@ -60,6 +65,7 @@ pub struct World {
     pub stopping: Vec<bool>,
     pub history: Arc<Mutex<History>>,
     pub sight: Arc<Mutex<probe::Sight>>,
+    pub desk: Arc<Mutex<Desk>>,
     entries: Entries,
     now: Duration,
     /// How processes ended by themselves.
@@ -99,14 +105,16 @@ fn config(shape: Shape, place: Place) -> Result<Config, String> {
 impl World {
     pub fn new(shape: Shape) -> Self {
         let nodes = shape.nodes();
+        let begins = |place| place < shape.founders || !shape.late;
         let mut world = Self {
             shape,
             nodes: (0..nodes).map(Machine::new).collect(),
             outside: Machine::new(OUTSIDE),
-            back_at: (0..nodes).map(|_| Some(start_delay())).collect(),
+            back_at: (0..nodes).map(|place| begins(place).then(start_delay)).collect(),
             stopping: vec![false; nodes],
             history: Arc::default(),
             sight: Arc::new(Mutex::new(probe::Sight::new(nodes))),
+            desk: Arc::default(),
             entries: Entries::default(),
             now: Duration::ZERO,
             ends: Vec::new(),
@@ -119,12 +127,14 @@ impl World {
         let (entries, history, sight) =
             (self.entries.clone(), self.history.clone(), self.sight.clone());
         let (keys, nodes) = (self.shape.keys, self.nodes.len());
+        let people = People { desk: self.desk.clone(), sight: sight.clone() };
         let program: Program = Box::new(move |_| {
             Box::pin(async move {
                 for _ in 0..CLIENTS {
                     let client = Client::new(entries.clone(), history.clone(), keys);
                     tokio::spawn(client.run());
                 }
+                tokio::spawn(people.run());
                 probe::run(nodes, entries, sight).await;
                 Ok(())
             })
@@ -149,6 +159,7 @@ impl World {
         });
         tracing::info!(place, "starts");
         self.stopping[place] = false;
+        self.sight.lock().begins(place);
         self.nodes[place].start(program).expect("a runtime can be made");
     }
 
@@ -169,7 +180,9 @@ impl World {
     /// One step of true time.
     pub fn step(&mut self) {
         self.now += STEP;
+        entropy::set_time(self.now);
         sim::advance(self.now);
+        self.throw_away();
         for place in 0..self.nodes.len() {
             if self.back_at[place].is_some_and(|at| at <= self.now) {
                 self.back_at[place] = None;
@@ -187,6 +200,42 @@ impl World {
         self.outside.run();
         let (opened, acknowledged) = (sim::take_opened(), sim::take_acknowledged());
         self.history.lock().witness(opened, acknowledged);
+    }
+
+    /// Those that are removed for good stop, and begin anew with an empty disk.
+    fn throw_away(&mut self) {
+        let removed = self.desk.lock().removed.clone();
+        for place in removed {
+            if !self.nodes[place].is_running() {
+                tracing::info!(place, "begins anew");
+                sim::storage(place, sim::Storage::wipe);
+                self.desk.lock().removed.retain(|gone| *gone != place);
+            } else if !self.stopping[place] {
+                self.stop(place);
+            }
+        }
+    }
+
+    /// Machines whose process was started at least once.
+    pub fn begun(&self) -> Vec<Place> {
+        let sight = self.sight.lock();
+        (0..self.nodes.len()).filter(|at| sight.has_begun(*at)).collect()
+    }
+
+    /// Lets a machine start that waits for it; false if none does.
+    pub fn join(&mut self) -> bool {
+        let waits = |place: &Place| !self.sight.lock().has_begun(*place);
+        let next = (0..self.nodes.len()).find(|at| waits(at) && self.back_at[*at].is_none());
+        if let Some(place) = next {
+            self.back_at[place] = Some(self.now);
+        }
+        next.is_some()
+    }
+
+    /// Nobody is told to stop, and everybody who was ever started runs.
+    pub fn is_complete(&self) -> bool {
+        !self.stopping.contains(&true)
+            && self.begun().iter().all(|place| self.nodes[*place].is_running())
     }
 
     fn ended(&mut self, place: Place, ended: Result<(), String>) {
