@@ -21,7 +21,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use crate::{
     id::{Epoch, Incarnation, NodeId, ShardId},
-    registry::{Assign, BeginMove, Drain, Life, Node, Registry, Settings, ShardRow},
+    registry::{Assign, BeginMove, Drain, Holding, Life, Node, Registry, Settings, ShardRow},
 };
 
 pub use hold::Hold;
@@ -109,7 +109,7 @@ impl<'a> PlanInput<'a> {
                 standing: Standing::of(node, judge(id))?,
             })
         };
-        Self {
+        let input = Self {
             settings: registry.settings(),
             first_epoch: registry.cluster().first_epoch,
             nodes: registry.nodes().filter_map(node).collect(),
@@ -119,7 +119,23 @@ impl<'a> PlanInput<'a> {
             cooldown_left: Duration::ZERO,
             at_once: u32::MAX,
             assigns_held: Duration::ZERO,
+        };
+        input.sparing_nobody()
+    }
+
+    /// Where shards have no owner and nobody else may have them, whoever was fenced lately may: the
+    /// worst of owners is better than none.
+    pub(super) fn sparing_nobody(mut self) -> Self {
+        let orphaned = self.shards.iter().any(|row| row.holding == Holding::Unassigned);
+        let targets = self.nodes.iter().any(|node| node.standing == Standing::Target);
+        if orphaned && !targets {
+            for node in &mut self.nodes {
+                if matches!(node.standing, Standing::HeldBack(HeldBack::Flapping { .. })) {
+                    node.standing = Standing::Target;
+                }
+            }
         }
+        self
     }
 }
 

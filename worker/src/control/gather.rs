@@ -125,12 +125,13 @@ fn held_back(
     node: NodeId,
     now: Timestamp,
 ) -> Option<HeldBack> {
-    if memory.repeats.holds_back(node, memory.lease, now) {
-        return Some(HeldBack::Flapping { left: memory.lease.length() });
-    }
-    let table = tables.get(&node)?;
-    match memory.history.judge(*table, memory.lease, now) {
-        Freshness::Fresh => None,
-        Freshness::Behind | Freshness::Stale => Some(HeldBack::TableBehind),
+    // First what no lack of other targets makes up for.
+    let fresh = tables.get(&node).map(|table| memory.history.judge(*table, memory.lease, now));
+    match fresh {
+        Some(Freshness::Behind | Freshness::Stale) => Some(HeldBack::TableBehind),
+        Some(Freshness::Fresh) | None => memory
+            .repeats
+            .holds_back(node, memory.lease, now)
+            .then(|| HeldBack::Flapping { left: memory.lease.length() }),
     }
 }

@@ -11,7 +11,7 @@ use crate::{
     id::LogIndex,
     registry::{NodeInfo, Rebalance},
 };
-use world::{World, flapping, heavy, leaving, up};
+use world::{Member, World, flapping, heavy, leaving, up};
 
 /// Settles the world and compares what each node then has, and how many moves it took.
 #[track_caller]
@@ -51,6 +51,25 @@ fn a_node_that_is_held_back_keeps_what_it_has() {
     check(World::new(&[up(8), up(0), flapping(0)]), &[4, 4, 0], 4);
     check(World::new(&[up(2), up(0), flapping(12)]), &[1, 1, 12], 1);
     check(World::new(&[flapping(0), leaving(3)]), &[0, 3], 0);
+}
+
+#[test]
+fn whoever_was_fenced_lately_gets_what_nobody_else_can_have() {
+    let assigned = |members: &[Member]| {
+        let world = World::new(members).unassigned(16);
+        let plan = plan(&world.input().sparing_nobody());
+        let to = |id| plan.assigns.iter().filter(|a| a.assign.target == NodeId(id)).count();
+        (1..=members.len() as u64).map(to).collect::<Vec<_>>()
+    };
+    assert_eq!(assigned(&[flapping(0), flapping(0)]), [8, 8]);
+    assert_eq!(assigned(&[flapping(0), leaving(0)]), [16, 0]);
+    assert_eq!(assigned(&[flapping(0), up(0)]), [0, 16]);
+    let behind = Member { standing: Standing::HeldBack(HeldBack::TableBehind), ..up(0) };
+    assert_eq!(assigned(&[flapping(0), behind]), [16, 0]);
+    assert_eq!(assigned(&[behind]), [0]);
+    // With an owner for each they keep what they have, and get nothing more.
+    let world = World::new(&[flapping(0), flapping(16)]);
+    assert!(plan(&world.input().sparing_nobody()).moves.is_empty());
 }
 
 #[test]
