@@ -191,6 +191,8 @@ impl Channels {
             return Ok(known.channel.clone());
         }
         let channel = self.connect(&address, Some(node))?;
+        // Nodes that left are forgotten by the book alone.
+        open.retain(|(other, _), _| self.book.address(*other).is_some());
         open.insert((node, purpose), Open { address, channel: channel.clone() });
         Ok(channel)
     }
@@ -377,5 +379,21 @@ mod tests {
         assert_eq!(channels.open.lock()[&(N, Purpose::Raft)].address, "127.0.0.1:2");
         channels.wrong_node(N, Purpose::Raft);
         assert_eq!(book.address(N).as_deref(), Some("127.0.0.1:1"));
+    }
+
+    #[tokio::test]
+    async fn channels_to_a_node_that_left_end_when_the_next_one_is_dialled() {
+        let book = AddressBook::default();
+        let channels = Channels::new(book.clone());
+        book.learn(N, "127.0.0.1:1");
+        book.learn(NodeId(4), "127.0.0.1:2");
+        channels.channel(N, Purpose::Raft).unwrap();
+        channels.channel(N, Purpose::Session).unwrap();
+        channels.channel(NodeId(4), Purpose::Raft).unwrap();
+        book.forget(N);
+        assert_eq!(channels.channel(N, Purpose::Raft).unwrap_err(), Error::Unknown(N));
+        channels.channel(NodeId(4), Purpose::Session).unwrap();
+        let open: Vec<_> = channels.open.lock().keys().map(|(node, _)| *node).collect();
+        assert_eq!(open, [NodeId(4), NodeId(4)]);
     }
 }

@@ -232,8 +232,11 @@ async fn follow_addresses(id: NodeId, table: Table, book: AddressBook) {
 /// Rows of unknown age: what is known first-hand stays ahead of them.
 fn guess_all(id: NodeId, registry: &Registry, book: &AddressBook) {
     for (node, row) in registry.nodes().filter(|(node, _)| *node != id) {
-        if row.life != Life::Left {
-            book.guess(node, &row.info.addresses.raft);
+        match row.life {
+            Life::Left => book.forget(node),
+            Life::Joining | Life::Up | Life::Closed | Life::Fenced => {
+                book.guess(node, &row.info.addresses.raft);
+            }
         }
     }
 }
