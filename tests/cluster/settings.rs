@@ -75,6 +75,7 @@ const CASES: &[Case] = &[
     setting(&[("WEIGHT", "-1")], "WEIGHT is \"-1\"", "from 1 to 1000"),
     setting(&[("MAX_PAYLOAD", "4GB")], "MAX_PAYLOAD is \"4GB\"", "from 1024 to 64MiB"),
     setting(&[("MAX_PAYLOAD", "1023")], "MAX_PAYLOAD is \"1023\"", "1KiB"),
+    setting(&[("CALL_MEMORY", "1MiB")], "CALL_MEMORY is \"1MiB\"", "or lower MAX_PAYLOAD"),
     setting(&[("SHUTDOWN_BUDGET", "0")], "SHUTDOWN_BUDGET is \"0\"", "whole seconds from 1"),
     setting(&[("LOG_FORMAT", "xml")], "LOG_FORMAT is \"xml\"", "set json or text"),
     setting(&[("LOG_LEVEL", "loud")], "LOG_LEVEL is \"loud\"", "set error, warn"),

@@ -87,7 +87,7 @@ fn clocks_that_jump_and_run_apart() {
 #[test]
 fn a_flood_of_calls_at_a_memory_limit() {
     let _alone = alone();
-    play(&plan(), &[Kind::Overload]);
+    play(&plan(), &[Kind::Overload, Kind::OverloadLarge, Kind::OverloadAnswers]);
 }
 
 #[test]

@@ -5,6 +5,7 @@
 //! Needs root.
 
 pub mod callers;
+pub mod cgroup;
 pub mod epochs;
 pub mod fault;
 pub mod gaps;

@@ -11,6 +11,7 @@ use shoal_core::registry::{LEASES_MS, SHARD_COUNTS, WEIGHTS};
 use crate::tls;
 
 mod address;
+pub mod memory;
 mod pod;
 mod start;
 
@@ -22,8 +23,6 @@ pub use start::{Discovery, Start};
 const RAFT_PORT_OFFSET: u16 = 1_000;
 pub const ADMIN_PORT_OFFSET: u16 = 2_000;
 pub const HTTP_PORT_OFFSET: u16 = 3_000;
-/// Smallest and largest MAX_PAYLOAD: a frame's length field and the memory of one pipe.
-const MAX_PAYLOADS: std::ops::RangeInclusive<u64> = 1_024..=64 << 20;
 
 /// A setting that cannot be used; `main` prints it and exits 64.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -104,6 +103,10 @@ pub struct RunArgs {
     /// Largest payload in bytes (or with KiB, MiB) [default: 4MiB]
     #[arg(long, env = "MAX_PAYLOAD", value_name = "SIZE")]
     pub max_payload: Option<String>,
+    /// Most memory for calls under way in bytes (or with KiB, MiB, GiB); more are refused
+    /// [default: a quarter of the memory limit of its cgroup, else 256MiB]
+    #[arg(long, env = "CALL_MEMORY", value_name = "SIZE")]
+    pub call_memory: Option<String>,
     /// Time from SIGTERM to exit, seconds [default: 20]
     #[arg(long, env = "SHUTDOWN_BUDGET", value_name = "SECONDS")]
     pub shutdown_budget: Option<String>,
@@ -152,6 +155,8 @@ pub struct Config {
     /// A node that was removed stays so in the pod that it was removed in.
     pub pod_uid: Option<String>,
     pub max_payload: usize,
+    /// None: what this process has room for, by [`memory::for_calls`].
+    pub call_memory: Option<usize>,
     pub shutdown_budget: Duration,
     pub log_format: LogFormat,
     pub log_level: String,
@@ -190,6 +195,8 @@ impl Config {
         let name = pod.as_ref().map_or(host_name, |pod| &pod.name);
         let raft_id = node_name(args.raft_id.as_deref(), name)?;
         let (start, discovery) = start::resolve(args, &node_address, &raft_id)?;
+        let max_payload = args.max_payload.as_deref().map_or(Ok(4 << 20), memory::max_payload)?;
+        let call_memory = |text| memory::call_memory(text, max_payload);
         let loopback = [&node_address, &raft_address, &admin_address, &http_address]
             .iter()
             .all(|address| address.is_loopback());
@@ -207,7 +214,8 @@ impl Config {
             weight: args.weight.as_deref().map_or(Ok(100), weight)?,
             zone: args.zone.clone().unwrap_or_default(),
             pod_uid: args.pod.uid(),
-            max_payload: args.max_payload.as_deref().map_or(Ok(4 << 20), size)?,
+            max_payload,
+            call_memory: args.call_memory.as_deref().map(call_memory).transpose()?,
             shutdown_budget: shutdown_budget(args.shutdown_budget.as_deref().unwrap_or("20"))?,
             log_format: log_format(args.log_format.as_deref(), pod.is_some())?,
             log_level: log_level(args.log_level.as_deref())?,
@@ -362,23 +370,6 @@ fn lease(text: &str) -> Result<Duration, Error> {
     let (least, most) = (LEASES_MS.start() / 1_000, LEASES_MS.end() / 1_000);
     number("LEASE", text, u64::from(least)..=u64::from(most), "give whole seconds from 2 to 60")
         .map(Duration::from_secs)
-}
-
-fn size(text: &str) -> Result<usize, Error> {
-    const REMEDY: &str = "give bytes from 1024 to 64MiB, as a number or with KiB or MiB";
-    let (digits, unit) = match (text.strip_suffix("KiB"), text.strip_suffix("MiB")) {
-        (Some(digits), _) => (digits, 1 << 10),
-        (None, Some(digits)) => (digits, 1 << 20),
-        (None, None) => (text, 1),
-    };
-    let count: u64 = digits
-        .trim()
-        .parse()
-        .map_err(|_| invalid("MAX_PAYLOAD", text, "it is not a size", REMEDY))?;
-    match count.checked_mul(unit) {
-        Some(bytes) if MAX_PAYLOADS.contains(&bytes) => Ok(bytes as usize),
-        _ => Err(invalid("MAX_PAYLOAD", text, "it is outside 1KiB…64MiB", REMEDY)),
-    }
 }
 
 fn log_format(given: Option<&str>, in_pod: bool) -> Result<LogFormat, Error> {

@@ -2,9 +2,10 @@
 //!
 //! `server` listens on the data port; `ingress` finds the owner of a key and stays with the
 //! call until it is answered; `pipe` carries it to another node, `park` holds it while its
-//! shard moves. Decides nothing by itself: `shoal_core::admit` does. Runs no user work: the
-//! [`Owner`] does.
+//! shard moves, `budget` bounds the memory that all of them take. Decides nothing by itself:
+//! `shoal_core::admit` does. Runs no user work: the [`Owner`] does.
 
+pub mod budget;
 pub mod drain;
 pub mod frame;
 pub mod grpc;
@@ -23,13 +24,16 @@ use arc_swap::ArcSwapOption;
 use futures::future::BoxFuture;
 use shoal_core::handoff::Process;
 
-use self::metrics::Metrics;
+use self::{budget::Budget, metrics::Metrics};
 pub use self::{ingress::Ingress, server::DataPort};
 use crate::{
     call::{Call, Outcome},
     table::Table,
     tls::Tls,
 };
+
+/// What calls under way may take where nothing limits the memory of the process.
+pub const DEFAULT_CALL_MEMORY: usize = 256 << 20;
 
 /// Admits and runs the calls of the shards that this node owns.
 ///
@@ -50,11 +54,12 @@ pub struct Node {
     /// MAX_PAYLOAD, the same for requests and answers.
     pub max_payload: usize,
     pub tls: Tls,
+    budget: Arc<Budget>,
     me: ArcSwapOption<Process>,
 }
 
 impl Node {
-    /// Without TLS.
+    /// Without TLS, and with the default limit of memory.
     pub fn new(
         owner: Arc<dyn Owner>,
         table: Table,
@@ -62,7 +67,18 @@ impl Node {
         max_payload: usize,
     ) -> Self {
         let (tls, me) = (Tls::default(), ArcSwapOption::empty());
-        Self { owner, table, metrics, max_payload, tls, me }
+        let budget = Self::budget(&metrics, DEFAULT_CALL_MEMORY);
+        Self { owner, table, metrics, max_payload, tls, budget, me }
+    }
+
+    /// Calls under way take at most so many bytes of memory.
+    pub fn limited(self, call_memory: usize) -> Self {
+        Self { budget: Self::budget(&self.metrics, call_memory), ..self }
+    }
+
+    fn budget(metrics: &Metrics, limit: usize) -> Arc<Budget> {
+        metrics.memory_limit.set(limit as i64);
+        Budget::new(limit, metrics.memory.clone(), metrics.no_memory.clone())
     }
 
     pub fn secured(self, tls: Tls) -> Self {

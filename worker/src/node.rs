@@ -39,7 +39,7 @@ use self::{
 };
 use crate::{
     admin::ready,
-    config::{self, Config},
+    config::{self, Config, memory},
     discovery::{Discovery, PeerSet},
     env::{clock, net},
     forward::{self, DataPort, Ingress},
@@ -269,7 +269,8 @@ impl Running {
         let metrics = telemetry.forward.clone();
         let node =
             forward::Node::new(Arc::new(owner.clone()), table.clone(), metrics, config.max_payload);
-        let forward = Arc::new(node.secured(tls.clone()));
+        let memory = config.call_memory.unwrap_or_else(|| memory::for_calls(config.max_payload));
+        let forward = Arc::new(node.secured(tls.clone()).limited(memory));
         let ingress = Ingress::new(forward.clone());
         let bound = executor.enter();
         let data = DataPort::bind(

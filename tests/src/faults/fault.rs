@@ -97,8 +97,8 @@ impl Fault {
             | Kind::ClockJump
             | Kind::ClockRate
             | Kind::WallClock => machine::inject(self, scene, &mut held),
-            Kind::Overload => {
-                held.overload = Some(Overload::start(scene, self.node)?);
+            Kind::Overload | Kind::OverloadLarge | Kind::OverloadAnswers => {
+                held.overload = Some(Overload::start(self.kind, scene, self.node)?);
                 Ok(())
             }
             Kind::SlowClients
@@ -146,7 +146,7 @@ impl Fault {
             | Kind::ClockJump
             | Kind::ClockRate
             | Kind::WallClock => machine::met(self, scene, held),
-            Kind::Overload => {
+            Kind::Overload | Kind::OverloadLarge | Kind::OverloadAnswers => {
                 held.overload.as_mut().map_or(Ok(String::new()), |overload| overload.met(scene))
             }
             Kind::SlowClients
@@ -184,7 +184,9 @@ impl Fault {
             | Kind::ClockJump
             | Kind::ClockRate
             | Kind::WallClock => machine::heal(self, scene),
-            Kind::Overload => held.overload.map_or(Ok(()), |overload| overload.end(scene)),
+            Kind::Overload | Kind::OverloadLarge | Kind::OverloadAnswers => {
+                held.overload.map_or(Ok(()), |overload| overload.end(scene))
+            }
             Kind::SlowClients
             | Kind::RapidReset
             | Kind::SettingsFlood

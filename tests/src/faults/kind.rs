@@ -41,6 +41,10 @@ pub enum Kind {
     WallClock,
     /// More is sent to a node than it can answer at once, while its memory is limited.
     Overload,
+    /// The same with calls as large as all of its memory.
+    OverloadLarge,
+    /// The same with small calls whose answers are large.
+    OverloadAnswers,
     /// Many connections that send a byte each second.
     SlowClients,
     RapidReset,
@@ -60,7 +64,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    pub const ALL: [Self; 32] = [
+    pub const ALL: [Self; 34] = [
         Self::Kill,
         Self::KillLeader,
         Self::PauseShort,
@@ -83,6 +87,8 @@ impl Kind {
         Self::ClockRate,
         Self::WallClock,
         Self::Overload,
+        Self::OverloadLarge,
+        Self::OverloadAnswers,
         Self::SlowClients,
         Self::RapidReset,
         Self::SettingsFlood,
@@ -119,6 +125,8 @@ impl Kind {
             Self::ClockRate => "clock rates ±8.33 %",
             Self::WallClock => "wall clock ±1 h",
             Self::Overload => "overload at a memory limit",
+            Self::OverloadLarge => "overload, calls of 1 MiB",
+            Self::OverloadAnswers => "overload, answers of 1 MiB",
             Self::SlowClients => "slow clients",
             Self::RapidReset => "HTTP/2 rapid reset",
             Self::SettingsFlood => "HTTP/2 SETTINGS flood",
@@ -152,7 +160,7 @@ impl Kind {
             Self::FailingSync | Self::FullDisk => 3_000,
             Self::ClockJump | Self::WallClock => 3_000,
             Self::ClockRate => 6_000,
-            Self::Overload => 4_000,
+            Self::Overload | Self::OverloadLarge | Self::OverloadAnswers => 4_000,
             // A connection has 5 s to say that it speaks HTTP/2.
             Self::SlowClients => 7_000,
             Self::RapidReset | Self::SettingsFlood | Self::PingFlood => 2_000,

@@ -23,6 +23,7 @@ fn args(set: &[(&str, &str)]) -> RunArgs {
             "LEASE" => args.lease = value,
             "WEIGHT" => args.weight = value,
             "MAX_PAYLOAD" => args.max_payload = value,
+            "CALL_MEMORY" => args.call_memory = value,
             "LOG_LEVEL" => args.log_level = value,
             "LOG_FORMAT" => args.log_format = value,
             "TLS_CERT" => args.tls.files.cert = value.map(PathBuf::from),
@@ -57,7 +58,7 @@ fn defaults_follow_from_the_node_address() {
     assert_eq!(config.raft_id, "host");
     assert_eq!(config.raft_dir, PathBuf::from("data/host"));
     assert_eq!(config.start, Start::FoundAlone);
-    assert_eq!(config.max_payload, 4 << 20);
+    assert_eq!((config.max_payload, config.call_memory), (4 << 20, None));
     let config = resolve(&[("NODE_ADDRESS", "[::1]:11000")]).unwrap();
     assert_eq!(config.raft_address.to_string(), "[::1]:12000");
     assert_eq!(config.bind_host, "::1");
@@ -229,6 +230,13 @@ fn every_bad_setting_is_named_with_its_remedy() {
         (&[("WEIGHT", "0")], "WEIGHT is \"0\""),
         (&[("MAX_PAYLOAD", "4GB")], "MAX_PAYLOAD is \"4GB\""),
         (&[("MAX_PAYLOAD", "99MiB")], "outside 1KiB…64MiB"),
+        (&[("CALL_MEMORY", "much")], "CALL_MEMORY is \"much\": it is not a size; give bytes up to"),
+        (&[("CALL_MEMORY", "2048GiB")], "it is over 1024GiB"),
+        (
+            &[("CALL_MEMORY", "16MiB")],
+            "CALL_MEMORY is \"16MiB\": calls of MAX_PAYLOAD, 4194304 bytes, need at least 16809984; \
+             give more, or lower MAX_PAYLOAD",
+        ),
         (&[("LOG_LEVEL", "loud")], "LOG_LEVEL is \"loud\""),
         (&[("LOG_FORMAT", "xml")], "LOG_FORMAT is \"xml\""),
         (&[("TLS_MODE", "mutual")], "TLS_CERT is missing: set TLS_CERT, TLS_KEY and TLS_CA"),

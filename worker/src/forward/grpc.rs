@@ -11,10 +11,13 @@ use std::{
 
 use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
 use http::{HeaderMap, HeaderValue, header::CONTENT_TYPE};
-use http_body::Frame;
+use http_body::{Body as _, Frame};
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
-use prost::Message;
+use prost::{
+    Message,
+    encoding::{WireType, encode_key, encode_varint},
+};
 use tonic::Status;
 
 use super::{pipe::Answers, watch::Watch};
@@ -22,6 +25,8 @@ use crate::wire::status;
 
 /// Flag and length before each message.
 const PREFIX: usize = 5;
+/// How long the rest of a refused request is waited for.
+const LINGER: Duration = Duration::from_secs(10);
 
 /// Every response of the data port.
 #[derive(Default)]
@@ -30,6 +35,8 @@ pub(super) enum Body {
     Empty,
     /// One message, then the trailers of success.
     Message(Bytes),
+    /// What precedes the payload of one message, then that.
+    Large(Bytes, Bytes),
     /// Nothing but these trailers are left.
     Trailers(HeaderMap),
     Answers(Box<Answers>),
@@ -51,6 +58,11 @@ impl http_body::Body for Body {
                 *self = Self::Trailers(trailers(&Status::ok("")));
                 Poll::Ready(Some(Ok(Frame::data(bytes))))
             }
+            Self::Large(head, payload) => {
+                let (head, payload) = (std::mem::take(head), std::mem::take(payload));
+                *self = Self::Message(payload);
+                Poll::Ready(Some(Ok(Frame::data(head))))
+            }
             Self::Trailers(trailers) => {
                 let trailers = std::mem::take(trailers);
                 *self = Self::Empty;
@@ -64,18 +76,25 @@ impl http_body::Body for Body {
     fn is_end_stream(&self) -> bool {
         match self {
             Self::Empty => true,
-            Self::Message(_) | Self::Trailers(_) | Self::Answers(_) | Self::Watch(_) => false,
+            Self::Message(_)
+            | Self::Large(..)
+            | Self::Trailers(_)
+            | Self::Answers(_)
+            | Self::Watch(_) => false,
         }
     }
 }
 
-/// Reads the one message of a request, of at most `limit` bytes.
+/// Reads the one message of a request, of at most `limit` bytes. `claim` is asked for the memory
+/// of it once its length is known, before more than the first piece was read.
 pub(super) async fn read<M: Message + Default>(
-    mut body: Incoming,
+    body: &mut Incoming,
     limit: usize,
+    mut claim: impl FnMut(usize) -> Result<(), Status>,
 ) -> Result<M, Status> {
     let mut whole = Bytes::new();
     let mut more = BytesMut::new();
+    let mut declared = None;
     while let Some(frame) = body.frame().await {
         let frame = frame.map_err(|error| {
             Status::cancelled(format!("the request ended before its message: {error}"))
@@ -84,26 +103,65 @@ pub(super) async fn read<M: Message + Default>(
         if whole.is_empty() && more.is_empty() {
             whole = bytes;
         } else {
-            more.extend_from_slice(&std::mem::take(&mut whole));
+            if more.is_empty() {
+                // All of it at once: what grows leaves twice as much behind.
+                more.reserve(PREFIX + declared.unwrap_or(0));
+                more.extend_from_slice(&std::mem::take(&mut whole));
+            }
             more.extend_from_slice(&bytes);
         }
         let start = if more.is_empty() { &whole[..] } else { &more[..] };
         judge(start, limit)?;
+        if declared.is_none()
+            && let Some(length) = length(start)
+        {
+            claim(length)?;
+            declared = Some(length);
+            if start.len() < PREFIX + length && whole.is_empty() {
+                more.reserve(PREFIX + length - more.len());
+            }
+        }
+        if declared.is_some_and(|length| whole.len().max(more.len()) > PREFIX + length) {
+            return Err(not_one());
+        }
     }
     message(if more.is_empty() { whole } else { more.freeze() })
 }
 
+/// Lets the rest of a refused request come without keeping it, for a while. Were the stream reset
+/// at once, HTTP/2 would count each frame that is under way against the connection, and end it
+/// with all of its calls after a thousand.
+pub(super) fn discard(mut body: Incoming) {
+    if body.is_end_stream() {
+        return;
+    }
+    tokio::spawn(async move {
+        let rest = async { while let Some(Ok(_)) = body.frame().await {} };
+        let _ = tokio::time::timeout(LINGER, rest).await;
+    });
+}
+
 /// The one message that a whole body holds.
 pub(crate) fn message<M: Message + Default>(mut message: Bytes) -> Result<M, Status> {
-    if message.len() < PREFIX {
+    let Some(length) = length(&message) else {
         return Err(Status::invalid_argument("the request holds no message"));
-    }
-    let length = message.slice(1..PREFIX).get_u32() as usize;
+    };
     message.advance(PREFIX);
     if message.len() != length {
-        return Err(Status::invalid_argument("the request does not hold one whole message"));
+        return Err(not_one());
     }
     M::decode(message).map_err(|error| Status::invalid_argument(error.to_string()))
+}
+
+fn not_one() -> Status {
+    Status::invalid_argument("the request does not hold one whole message")
+}
+
+/// Length of the message that begins here, once its prefix is there.
+fn length(start: &[u8]) -> Option<usize> {
+    let (prefix, _) = start.split_first_chunk::<PREFIX>()?;
+    let [_, length @ ..] = *prefix;
+    Some(u32::from_be_bytes(length) as usize)
 }
 
 /// Refuses by the prefix what need not be read to its end.
@@ -128,6 +186,18 @@ pub fn encode(message: &impl Message) -> Bytes {
     bytes.put_u32(length as u32);
     message.encode_raw(&mut bytes);
     bytes.freeze()
+}
+
+/// A message whose field `tag`, `payload`, is not copied: it comes last, after all other fields.
+pub(super) fn around(tag: u32, payload: Bytes, others: &impl Message) -> Body {
+    let mut head = BytesMut::with_capacity(PREFIX + others.encoded_len() + 16);
+    head.put_bytes(0, PREFIX);
+    others.encode_raw(&mut head);
+    encode_key(tag, WireType::LengthDelimited, &mut head);
+    encode_varint(payload.len() as u64, &mut head);
+    let length = (head.len() - PREFIX + payload.len()) as u32;
+    head[1..PREFIX].copy_from_slice(&length.to_be_bytes());
+    Body::Large(head.freeze(), payload)
 }
 
 /// A response of success with `body`.

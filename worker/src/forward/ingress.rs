@@ -6,6 +6,7 @@
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
+use futures::FutureExt as _;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use hyper::body::Incoming;
 use shoal_core::{
@@ -24,8 +25,9 @@ use tokio::time::Instant;
 use tonic::{Code, Status};
 
 use super::{
-    Node, grpc,
-    grpc::Body,
+    Node,
+    budget::{self, Full, Method, Stage},
+    grpc::{self, Body},
     park::{Park, Stay},
     pipe::{Answer, Pipes},
 };
@@ -39,6 +41,9 @@ use crate::{
 const MAX_METHOD: usize = 256;
 /// What a request holds besides its payload: key, method, tags and lengths.
 const AROUND_PAYLOAD: usize = MAX_KEY + MAX_METHOD + 64;
+
+/// The field of `CallResponse`.
+const PAYLOAD: u32 = 1;
 
 const OWNER: HeaderName = HeaderName::from_static("x-shoal-owner");
 const EPOCH: HeaderName = HeaderName::from_static("x-shoal-epoch");
@@ -69,8 +74,8 @@ enum Sent {
         outcome: retry::Outcome,
         why: Why,
     },
-    /// The queue to the owner is full.
-    Full,
+    /// Not sent: there is no room for it.
+    Full(Why),
 }
 
 /// For the text of an error.
@@ -81,6 +86,7 @@ enum Why {
     Broken(NodeId),
     Withheld(String),
     QueueFull,
+    NoMemory,
 }
 
 /// Where a sending went.
@@ -108,17 +114,36 @@ impl Ingress {
     }
 
     /// Answers `shoal.v1.Shoal/Call`.
-    pub(super) async fn serve(&self, headers: &HeaderMap, body: Incoming) -> http::Response<Body> {
-        let answered = async {
-            let budget = grpc::timeout(headers)?.unwrap_or(DEFAULT_BUDGET);
-            let limit = self.node.max_payload + AROUND_PAYLOAD;
-            let request: CallRequest = grpc::read(body, limit).await?;
-            self.call(request, budget).await
-        };
-        match answered.await.and_then(respond) {
+    pub(super) async fn serve(
+        &self,
+        headers: &HeaderMap,
+        mut body: Incoming,
+    ) -> http::Response<Body> {
+        match self.answer(headers, &mut body).await.and_then(respond) {
             Ok(response) => response,
-            Err(status) => status.into_http(),
+            Err(status) => {
+                grpc::discard(body);
+                status.into_http()
+            }
         }
+    }
+
+    /// The call has its room from before its body is read until it is answered.
+    async fn answer(&self, headers: &HeaderMap, body: &mut Incoming) -> Result<Answered, Status> {
+        let no_room = |full: Full| status::exhausted(full.to_string(), PAUSES.1);
+        let budget = grpc::timeout(headers)?.unwrap_or(DEFAULT_BUDGET);
+        let mut room = self.node.budget.claim(Stage::Entry, budget::CALL).map_err(no_room)?;
+        let limit = self.node.max_payload + AROUND_PAYLOAD;
+        let claim = |length| room.resize(Stage::Entry, budget::cost(length)).map_err(no_room);
+        let mut reading = std::pin::pin!(grpc::read(body, limit, claim));
+        let request: CallRequest = match reading.as_mut().now_or_never() {
+            Some(read) => read?,
+            // A client that stops in the middle gives its room back in time.
+            None => tokio::time::timeout(budget, reading)
+                .await
+                .map_err(|_| status::deadline(false))??,
+        };
+        self.call(request, budget).await
     }
 
     async fn call(&self, request: CallRequest, budget: Duration) -> Result<Answered, Status> {
@@ -163,10 +188,9 @@ impl Ingress {
             let (outcome, why) = match self.send(&call, &target).await {
                 Sent::Answered(reply) => return Ok(answered(reply, &call, target)),
                 Sent::Not { outcome, why } => (outcome, why),
-                Sent::Full if state.tainted => (retry::Outcome::Withheld, Why::QueueFull),
-                Sent::Full => {
-                    let text = Why::QueueFull.text(call.shard);
-                    return Err(status::exhausted(text, PAUSES.1));
+                Sent::Full(why) if state.tainted => (retry::Outcome::Withheld, why),
+                Sent::Full(why) => {
+                    return Err(status::exhausted(why.text(call.shard), PAUSES.1));
                 }
             };
             state = self.next(outcome, state, &target, &call, &why).await?;
@@ -193,7 +217,10 @@ impl Ingress {
             let outcome = retry::Outcome::Nack(Nack::Moving { row: target.row });
             return Sent::Not { outcome, why: Why::NoOwner };
         };
-        let metrics = &self.node.metrics;
+        let Node { metrics, budget, .. } = &*self.node;
+        let Ok(room) = budget.expect(Stage::Entry, Method::of(&call.method)) else {
+            return Sent::Full(Why::NoMemory);
+        };
         if !target.forwarded {
             if call.attempt == 1 {
                 metrics.local.inc();
@@ -202,15 +229,19 @@ impl Ingress {
             if let Outcome::Nack(nack) = &outcome {
                 metrics.nacked(nack);
             }
-            return sent(outcome);
+            budget.learn(Method::of(&call.method), &outcome);
+            return sent(budget.hold(outcome, room));
         }
         if call.attempt == 1 {
             metrics.forwarded.inc();
         }
-        match self.pipes.to(owner).send(call.clone(), target.row) {
-            Err(_) => Sent::Full,
+        match self.pipes.to(owner).send(call.clone(), target.row, room) {
+            Err(_) => Sent::Full(Why::QueueFull),
             Ok(pending) => match pending.await {
-                Answer::Outcome(outcome) => sent(outcome),
+                Answer::Outcome(outcome) => {
+                    budget.learn(Method::of(&call.method), &outcome);
+                    sent(outcome)
+                }
                 Answer::NotSent => {
                     Sent::Not { outcome: retry::Outcome::NotSent, why: Why::NoPipe(owner) }
                 }
@@ -299,6 +330,7 @@ impl Why {
             Self::NoPipe(node) => format!("node {node} cannot be reached"),
             Self::Broken(node) => format!("the connection to node {node} broke during the call"),
             Self::Withheld(reason) => reason.clone(),
+            Self::NoMemory => Full.to_string(),
             Self::QueueFull => format!("too many calls wait for the owner of shard {shard}"),
         }
     }
@@ -364,14 +396,21 @@ fn respond(answered: Answered) -> Result<http::Response<Body>, Status> {
     let Answered { reply, owner, shard, believed, forwarded, table } = answered;
     let owner = table.peer(owner);
     let payload = reply.result.map_err(app_status)?;
+    let large = payload.len() > budget::SMALL;
+    let (copied, held) = if large { (Bytes::new(), payload) } else { (payload, Bytes::new()) };
     let message = CallResponse {
-        payload,
+        payload: copied,
         shard: shard.0,
         epoch: reply.epoch.0,
         owner: owner.map_or_else(String::new, |peer| peer.name.clone()),
         forwarded,
     };
-    let mut response = grpc::respond(Body::Message(grpc::encode(&message)));
+    let body = if large {
+        grpc::around(PAYLOAD, held, &message)
+    } else {
+        Body::Message(grpc::encode(&message))
+    };
+    let mut response = grpc::respond(body);
     if forwarded || reply.epoch != believed {
         let headers = response.headers_mut();
         let address = owner.map_or("", |peer| &peer.addresses.data);

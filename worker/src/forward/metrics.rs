@@ -21,6 +21,9 @@ struct Kind {
 
 type ByKind = Family<Kind, Counter>;
 
+/// Who found no room, in the order of [`super::budget::Stage`].
+const FULL_KINDS: [&str; 3] = ["entry", "pipe", "answer"];
+
 pub struct Metrics {
     /// Calls that entered here, by where they were sent first.
     pub local: Counter,
@@ -37,14 +40,19 @@ pub struct Metrics {
     pub pipes_opened: Counter,
     pub pipes_failed: Counter,
     pub connections: Gauge,
+    /// Bytes that calls under way take, may take, and how often there was no room.
+    pub memory: Gauge,
+    pub memory_limit: Gauge,
+    pub no_memory: [Counter; 3],
     calls: ByKind,
     nacks: ByKind,
+    no_memory_kinds: ByKind,
 }
 
 impl Default for Metrics {
     fn default() -> Self {
         // A counter shares its number with its clones: the hot path looks no family up.
-        let (calls, nacks) = (ByKind::default(), ByKind::default());
+        let (calls, nacks, full) = (ByKind::default(), ByKind::default(), ByKind::default());
         for kind in NACK_KINDS {
             drop(nacks.get_or_create(&Kind { kind }));
         }
@@ -63,7 +71,11 @@ impl Default for Metrics {
             pipes_opened: Counter::default(),
             pipes_failed: Counter::default(),
             connections: Gauge::default(),
+            memory: Gauge::default(),
+            memory_limit: Gauge::default(),
+            no_memory: FULL_KINDS.map(|kind| full.get_or_create_owned(&Kind { kind })),
             nacks,
+            no_memory_kinds: full,
         }
     }
 }
@@ -103,5 +115,14 @@ impl Metrics {
         registry.register("pipes_failed", help, self.pipes_failed.clone());
         let help = "Connections open on the data port, pipes of other nodes included";
         registry.register("connections", help, self.connections.clone());
+        let help = "Memory taken by calls under way: requests, and answers until they are sent";
+        registry.register_with_unit("memory", help, Unit::Bytes, self.memory.clone());
+        let help = "Memory that calls under way may take: CALL_MEMORY; new calls are refused \
+                    from half of it on";
+        registry.register_with_unit("memory_limit", help, Unit::Bytes, self.memory_limit.clone());
+        let help = "Times that there was no memory left: kind is entry (a client's call was \
+                    refused), pipe (a peer's call was) or answer (a call ran and its answer was \
+                    given up)";
+        registry.register("memory_refusals", help, self.no_memory_kinds.clone());
     }
 }

@@ -33,7 +33,7 @@ pub(super) use self::{
     answers::Answers,
     receiver::{PATH, Receiver},
 };
-use super::Node;
+use super::{Node, budget::Charge};
 use crate::call::{Call, Outcome};
 
 /// Calls that wait for one peer: what it answers in a second or two when it is slow.
@@ -63,6 +63,8 @@ struct Order {
     /// Index of the row that named this peer; a newer one sends the call elsewhere.
     row: LogIndex,
     answer: oneshot::Sender<Answer>,
+    /// What the answer is expected to take, if it is not small.
+    room: Option<Charge>,
 }
 
 impl Order {
@@ -91,10 +93,15 @@ pub struct Full;
 
 impl Pipe {
     /// Queues the call. `row` is the index of the row that named this peer.
-    pub fn send(self: Arc<Self>, call: Call, row: LogIndex) -> Result<Pending, Full> {
+    pub(super) fn send(
+        self: Arc<Self>,
+        call: Call,
+        row: LogIndex,
+        room: Option<Charge>,
+    ) -> Result<Pending, Full> {
         let request = self.next.fetch_add(1, Ordering::Relaxed);
         let (answer, answered) = oneshot::channel();
-        let order = Order { request, call, row, answer };
+        let order = Order { request, call, row, answer, room };
         let bytes = order.bytes() + OVERHEAD;
         if self.queued.fetch_add(bytes, Ordering::Relaxed) + bytes > self.max_queued {
             self.queued.fetch_sub(bytes, Ordering::Relaxed);

@@ -267,8 +267,9 @@ async fn dispatch(
     }
 }
 
-async fn where_is_peer(shared: &Shared, body: Incoming) -> Response<Body> {
-    if let Err(status) = grpc::read::<WhereIsPeerRequest>(body, MAX_QUESTION).await {
+async fn where_is_peer(shared: &Shared, mut body: Incoming) -> Response<Body> {
+    let question = grpc::read::<WhereIsPeerRequest>(&mut body, MAX_QUESTION, |_| Ok(()));
+    if let Err(status) = question.await {
         return status.into_http();
     }
     let cluster = *shared.node.table.routes().cluster();

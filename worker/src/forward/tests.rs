@@ -3,6 +3,7 @@
 mod broken;
 mod calls;
 mod leave;
+mod memory;
 mod moves;
 
 use std::{
@@ -23,7 +24,7 @@ use shoal_core::{
     registry::{Addresses, Assign, BeginMove, Command, MoveRef, NodeInfo, Register, Registry},
 };
 use shoal_proto::shoal::v1::{CallRequest, CallResponse, shoal_client::ShoalClient};
-use tokio::{task::JoinHandle, time::timeout};
+use tokio::{sync::watch, task::JoinHandle, time::timeout};
 use tonic::{Response, Status, transport::Channel};
 
 use super::*;
@@ -43,6 +44,8 @@ enum Mood {
     Nack(Nack),
     /// Runs it and never ends.
     Hang,
+    /// Runs it and answers with so many bytes once the gate is open.
+    Large(usize),
 }
 
 /// An owner that counts what it ran, by key.
@@ -50,6 +53,7 @@ struct Fake {
     mood: Mutex<Mood>,
     ran: Mutex<BTreeMap<Bytes, u64>>,
     cancelled: Arc<AtomicU64>,
+    gate: watch::Sender<bool>,
 }
 
 impl Fake {
@@ -77,7 +81,7 @@ impl Owner for Fake {
         if !matches!(mood, Mood::Nack(_)) {
             *self.ran.lock().entry(call.key.clone()).or_default() += 1;
         }
-        let cancelled = self.cancelled.clone();
+        let (cancelled, mut gate) = (self.cancelled.clone(), self.gate.subscribe());
         Box::pin(async move {
             match mood {
                 Mood::Echo => {
@@ -90,6 +94,11 @@ impl Owner for Fake {
                 Mood::Hang => {
                     let _dropped = Dropped(cancelled);
                     std::future::pending().await
+                }
+                Mood::Large(bytes) => {
+                    gate.wait_for(|open| *open).await.unwrap();
+                    let result = Ok(vec![7; bytes].into());
+                    Outcome::Reply(Reply { result, epoch: call.epoch })
                 }
             }
         })
@@ -122,16 +131,17 @@ fn port(listen: SocketAddr, node: &Arc<Node>, ingress: &Arc<Ingress>) -> DataPor
 }
 
 impl Peer {
-    fn start() -> Self {
+    fn start(call_memory: usize) -> Self {
         let owner = Arc::new(Fake {
             mood: Mutex::new(Mood::Echo),
             ran: Mutex::default(),
             cancelled: Arc::default(),
+            gate: watch::Sender::new(false),
         });
         let table = Table::default();
         let metrics = Arc::default();
         let node = Node::new(owner.clone(), table.clone(), metrics, MAX_PAYLOAD);
-        let node = Arc::new(node);
+        let node = Arc::new(node.limited(call_memory));
         let ingress = Ingress::new(node.clone());
         let port = port("127.0.0.1:0".parse().unwrap(), &node, &ingress);
         let (address, leave) = (port.addresses().unwrap()[0], port.leave());
@@ -180,7 +190,13 @@ struct World {
 impl World {
     /// Nodes that know each other; no shard has an owner yet.
     fn formed(count: usize) -> Self {
-        let peers = (0..count).map(|_| Peer::start()).collect();
+        Self::of(vec![DEFAULT_CALL_MEMORY; count])
+    }
+
+    /// Nodes whose calls may take so much memory each.
+    fn of(call_memory: Vec<usize>) -> Self {
+        let count = call_memory.len();
+        let peers = call_memory.into_iter().map(Peer::start).collect();
         let mut world = Self { registry: Registry::new(), index: 0, peers };
         world.apply(Command::Found {
             cluster: CLUSTER,
@@ -216,7 +232,11 @@ impl World {
 
     /// Every shard at node `owner`, every table complete.
     fn owned_by(count: usize, owner: usize) -> Self {
-        let mut world = Self::formed(count);
+        Self::formed(count).given_to(owner)
+    }
+
+    fn given_to(self, owner: usize) -> Self {
+        let mut world = self;
         let (target, incarnation) = (world.peers[owner].id, world.incarnation(owner));
         let items = world.registry.shards().map(|(shard, row)| Assign {
             shard,

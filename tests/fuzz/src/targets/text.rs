@@ -108,6 +108,7 @@ fn place<'a>(args: &'a mut RunArgs, setting: &str) -> Option<&'a mut Option<Stri
         "WEIGHT" => &mut args.weight,
         "ZONE" => &mut args.zone,
         "MAX_PAYLOAD" => &mut args.max_payload,
+        "CALL_MEMORY" => &mut args.call_memory,
         "SHUTDOWN_BUDGET" => &mut args.shutdown_budget,
         "POD_NAME" => &mut args.pod.pod_name,
         "POD_NAMESPACE" => &mut args.pod.pod_namespace,

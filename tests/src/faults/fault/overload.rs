@@ -1,10 +1,8 @@
-//! More calls than a node can answer at once, over a few connections, while the kernel limits what
-//! its process may still allocate. It has to stay below that, and to keep its session.
+//! More calls than a node can answer at once, over a few connections, while the kernel limits the
+//! memory of its process. It has to stay below that, to refuse fast, and to keep its session.
 
 use std::{
     collections::BTreeMap,
-    fs,
-    path::{Path, PathBuf},
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -14,6 +12,7 @@ use std::{
 
 use anyhow::{Context as _, ensure};
 use bytes::Bytes;
+use hdrhistogram::Histogram;
 use parking_lot::Mutex;
 use shoal_proto::shoal::v1::{CallRequest, shoal_client::ShoalClient};
 use tokio::runtime::{Builder, Runtime};
@@ -21,100 +20,146 @@ use tonic::{
     Code, Request, Status,
     transport::{Channel, Endpoint},
 };
+use tonic_types::StatusExt as _;
 
-use super::super::scene::Scene;
+use super::super::{
+    cgroup::{self, Cgroup},
+    kind::Kind,
+    scene::Scene,
+};
 
 const CONNECTIONS: usize = 8;
 /// Calls at once on each connection.
 const CALLS: usize = 64;
-const PAYLOAD: usize = 64 << 10;
 /// Keys of all calls, which are deleted at the end.
 const KEYS: usize = 64;
 /// So long that what is accepted is also answered, where many share a connection.
 const DEADLINE: Duration = Duration::from_secs(10);
-/// What the process may allocate beside what it had: far more than these calls hold, far less
-/// than it takes if it keeps them.
-const LIMIT: u64 = 256 << 20;
+/// Of a pod of the usual size; calls of 1 MiB at once alone are as much.
+const LIMIT: u64 = 512 << 20;
+/// Until the node is back within its limit.
+const SETTLES: Duration = Duration::from_secs(45);
+/// A refusal says so; its time is a figure, and only this much a promise.
+const FAST: Duration = Duration::from_secs(5);
 
-#[derive(Default)]
+/// What is sent.
+#[derive(Clone, Copy, Debug)]
+struct Flood {
+    method: &'static str,
+    /// Of the request, or of the answer.
+    size: usize,
+    /// So much at once that a node cannot take all of it.
+    refused: bool,
+}
+
+impl Flood {
+    fn of(kind: Kind) -> Self {
+        match kind {
+            Kind::OverloadLarge => Self { method: "put", size: 1 << 20, refused: true },
+            Kind::OverloadAnswers => Self { method: "get", size: 1 << 20, refused: true },
+            _ => Self { method: "put", size: 64 << 10, refused: false },
+        }
+    }
+}
+
 struct Counts {
     stop: AtomicBool,
     answered: AtomicU64,
-    refused: AtomicU64,
-    /// Other ends, by their codes.
-    failed: Mutex<BTreeMap<i32, u64>>,
-    /// Longest time until a refusal, in ms.
-    slowest_refusal: AtomicU64,
+    /// Times until a refusal, in µs.
+    refused: Mutex<Histogram<u64>>,
+    /// Refusals that do not say that they were not executed, and when to come back.
+    silent: AtomicU64,
+    /// Other ends, by their codes and words.
+    failed: Mutex<BTreeMap<String, u64>>,
 }
 
 pub struct Overload {
     at: usize,
+    flood: Flood,
     incarnation: String,
     cgroup: Cgroup,
-    /// What it had in memory before.
-    resident: u64,
     counts: Arc<Counts>,
     address: String,
     runtime: Runtime,
 }
 
 impl Overload {
-    pub fn start(scene: &Scene, at: usize) -> anyhow::Result<Self> {
-        let cgroup = Cgroup::around(scene.pid(at), LIMIT)?;
+    pub fn start(kind: Kind, scene: &mut Scene, at: usize) -> anyhow::Result<Self> {
+        let flood = Flood::of(kind);
+        let cgroup = confine(scene, at)?;
         let (incarnation, address) = (incarnation(scene, at)?, scene.address(at));
         let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
-        let counts = Arc::new(Counts::default());
+        let counts = Arc::new(Counts {
+            stop: AtomicBool::new(false),
+            answered: AtomicU64::new(0),
+            refused: Mutex::new(Histogram::new(3)?),
+            silent: AtomicU64::new(0),
+            failed: Mutex::default(),
+        });
+        if flood.method == "get" {
+            runtime.block_on(fill(&address, flood.size))?;
+        }
+        cgroup::forget_peak(scene.pid(at))?;
         for connection in 0..CONNECTIONS {
             let _inside = runtime.enter();
             let client = client(&address)?;
             for call in 0..CALLS {
                 let key = format!("flood-{}", (connection * CALLS + call) % KEYS);
-                runtime.spawn(flood(client.clone(), key, counts.clone()));
+                runtime.spawn(send(flood, client.clone(), key, counts.clone()));
             }
         }
-        let resident = resident(scene.pid(at), "VmRSS")?;
-        Ok(Self { at, incarnation, cgroup, resident, counts, address, runtime })
+        Ok(Self { at, flood, incarnation, cgroup, counts, address, runtime })
     }
 
     /// It was flooded, lives, keeps its session, and stays below its limit.
-    pub fn met(&mut self, scene: &Scene) -> anyhow::Result<String> {
-        let of = |count: &AtomicU64| count.load(Ordering::Relaxed);
-        let Counts { answered, refused, failed, slowest_refusal, .. } = &*self.counts;
-        let (answered, refused) = (of(answered), of(refused));
-        let failed = failed.lock();
-        let failed: Vec<_> =
-            failed.iter().map(|(code, count)| format!("{count} {:?}", Code::from(*code))).collect();
-        ensure!(answered > CALLS as u64, "only {answered} calls were answered, {refused} refused");
-        let most = resident(scene.pid(self.at), "VmHWM")?.saturating_sub(self.resident);
-        ensure!(most < LIMIT, "it took {most} bytes more");
+    pub fn met(&mut self, scene: &mut Scene) -> anyhow::Result<String> {
+        let counts = &*self.counts;
+        let ended = scene.nodes[self.at].has_ended();
+        let kills = self.cgroup.kills()?;
+        ensure!(ended.is_none() && kills == 0, "it ended with {ended:?}, {kills} for memory");
+        let answered = counts.answered.load(Ordering::Relaxed);
+        let refused = counts.refused.lock().clone();
+        let millis = |micros: u64| Duration::from_micros(micros).as_secs_f64() * 1e3;
+        let (count, slowest) = (refused.len(), Duration::from_micros(refused.max()));
+        ensure!(answered > CALLS as u64, "only {answered} calls were answered, {count} refused");
+        ensure!(count > 0 || !self.flood.refused, "no call was refused, {answered} were answered");
+        ensure!(slowest < FAST, "a refusal took {slowest:?}");
+        let silent = counts.silent.load(Ordering::Relaxed);
+        ensure!(silent == 0, "{silent} refusals do not say when to come back");
+        let most = cgroup::peak(scene.pid(self.at))?;
+        ensure!(most < LIMIT, "it took {} MiB of memory", most >> 20);
         let now = incarnation(scene, self.at)?;
         ensure!(now == self.incarnation, "its session was lost: {} is now {now}", self.incarnation);
         Ok(format!(
-            "{answered} calls of 64 KiB answered, {refused} refused, the slowest after {} ms, \
-             failed otherwise: [{}]; {} MiB taken at most, of {} MiB",
-            of(slowest_refusal),
-            failed.join(", "),
+            "{answered} calls of {} KiB answered, {count} refused within {:.1} ms (p50), {:.1} ms \
+             (p99), {:.1} ms at most, failed otherwise: {:?}; {} MiB of memory at most, of {} MiB",
+            self.flood.size >> 10,
+            millis(refused.value_at_quantile(0.5)),
+            millis(refused.value_at_quantile(0.99)),
+            millis(refused.max()),
+            counts.failed.lock(),
             most >> 20,
             LIMIT >> 20
         ))
     }
 
-    pub fn end(self, scene: &Scene) -> anyhow::Result<()> {
+    /// Ends the flood; what it wrote can be deleted, and then the node is without a limit again.
+    pub fn end(self, scene: &mut Scene) -> anyhow::Result<()> {
         self.counts.stop.store(true, Ordering::Relaxed);
+        let program = scene.program().to_owned();
+        scene.becomes(self.at, &program);
+        if !scene.nodes[self.at].runs() {
+            scene.start(self.at)?;
+            scene.wait("the node is back", SETTLES, Scene::whole)?;
+        }
         let mut client = {
             let _inside = self.runtime.enter();
             client(&self.address)?
         };
         self.runtime.block_on(async {
             for at in 0..KEYS {
-                let key = format!("flood-{at}").into();
-                let mut delete = Request::new(CallRequest {
-                    key,
-                    method: "delete".to_owned(),
-                    ..CallRequest::default()
-                });
-                delete.set_timeout(Duration::from_secs(10));
-                client.call(delete).await.context("the flood is taken away again")?;
+                let delete = request(format!("flood-{at}"), "delete", Bytes::new());
+                again(&mut client, delete).await.context("the flood is taken away again")?;
             }
             anyhow::Ok(())
         })?;
@@ -123,41 +168,82 @@ impl Overload {
     }
 }
 
+/// Starts the node again within a limit.
+fn confine(scene: &mut Scene, at: usize) -> anyhow::Result<Cgroup> {
+    let name = scene.nodes[at].name.clone();
+    let cgroup = Cgroup::new(&name, LIMIT)?;
+    let script = scene.space.path().join(format!("{name}.limited"));
+    let program = cgroup.entrance(scene.program(), &script)?;
+    scene.leave(at)?;
+    scene.becomes(at, &program);
+    scene.start(at)?;
+    scene.wait("the node is back within its limit", SETTLES, Scene::whole)?;
+    Ok(cgroup)
+}
+
 fn client(address: &str) -> anyhow::Result<ShoalClient<Channel>> {
     let endpoint = Endpoint::from_shared(format!("http://{address}"))?;
     Ok(ShoalClient::new(endpoint.connect_lazy()))
 }
 
-async fn flood(mut client: ShoalClient<Channel>, key: String, counts: Arc<Counts>) {
-    let payload = Bytes::from(vec![b'x'; PAYLOAD]);
-    while !counts.stop.load(Ordering::Relaxed) {
-        let message = CallRequest {
-            key: key.clone().into(),
-            method: "put".to_owned(),
-            payload: payload.clone(),
-        };
-        let mut request = Request::new(message);
-        request.set_timeout(DEADLINE);
-        let began = Instant::now();
-        let ended = client.call(request).await.map_err(|status: Status| status.code());
-        match ended {
-            Ok(_) => _ = counts.answered.fetch_add(1, Ordering::Relaxed),
-            Err(Code::ResourceExhausted) => {
-                let took = began.elapsed().as_millis() as u64;
-                counts.slowest_refusal.fetch_max(took, Ordering::Relaxed);
-                counts.refused.fetch_add(1, Ordering::Relaxed);
-            }
-            Err(code) => *counts.failed.lock().entry(code as i32).or_default() += 1,
-        }
+fn request(key: String, method: &str, payload: Bytes) -> CallRequest {
+    CallRequest { key: key.into(), method: method.to_owned(), payload }
+}
+
+fn timed(message: CallRequest) -> Request<CallRequest> {
+    let mut request = Request::new(message);
+    request.set_timeout(DEADLINE);
+    request
+}
+
+/// Every key holds a value of this size.
+async fn fill(address: &str, size: usize) -> anyhow::Result<()> {
+    let mut client = client(address)?;
+    for at in 0..KEYS {
+        let put = request(format!("flood-{at}"), "put", vec![b'x'; size].into());
+        again(&mut client, put).await.context("every key is given a value")?;
+    }
+    Ok(())
+}
+
+/// As a client that comes back when it was told to.
+async fn again(client: &mut ShoalClient<Channel>, message: CallRequest) -> anyhow::Result<()> {
+    let began = Instant::now();
+    loop {
+        let Err(status) = client.call(timed(message.clone())).await else { return Ok(()) };
+        let pause = status.get_details_retry_info().and_then(|info| info.retry_delay);
+        let pause = pause.filter(|_| began.elapsed() < SETTLES).ok_or(status)?;
+        tokio::time::sleep(pause).await;
     }
 }
 
-/// Bytes of a process in memory: `VmRSS` now, `VmHWM` at most.
-fn resident(pid: u32, field: &str) -> anyhow::Result<u64> {
-    let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
-    let line = status.lines().find_map(|line| line.strip_prefix(field));
-    let kib = line.and_then(|line| line.split_whitespace().nth(1)?.parse::<u64>().ok());
-    Ok(kib.context("no such field of a process")? << 10)
+async fn send(flood: Flood, mut client: ShoalClient<Channel>, key: String, counts: Arc<Counts>) {
+    let payload = Bytes::from(vec![b'x'; if flood.method == "put" { flood.size } else { 0 }]);
+    while !counts.stop.load(Ordering::Relaxed) {
+        let message = request(key.clone(), flood.method, payload.clone());
+        let began = Instant::now();
+        let Err(status) = client.call(timed(message)).await else {
+            counts.answered.fetch_add(1, Ordering::Relaxed);
+            continue;
+        };
+        if status.code() == Code::ResourceExhausted {
+            let micros = began.elapsed().as_micros() as u64;
+            counts.refused.lock().record(micros).expect("a histogram that grows");
+            counts.silent.fetch_add(u64::from(!tells(&status)), Ordering::Relaxed);
+        } else {
+            let told = format!("{:?}: {}", status.code(), status.message());
+            *counts.failed.lock().entry(told).or_default() += 1;
+        }
+        // As a client without a policy of its own: it comes back at once, but not in a loop that
+        // takes the machine away from what is measured.
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// What a client needs to send it again.
+fn tells(status: &Status) -> bool {
+    let executed = status.get_details_error_info().map(|info| info.reason);
+    status.get_details_retry_info().is_some() && executed.as_deref() == Some("NOT_EXECUTED")
 }
 
 fn incarnation(scene: &Scene, at: usize) -> anyhow::Result<String> {
@@ -165,43 +251,4 @@ fn incarnation(scene: &Scene, at: usize) -> anyhow::Result<String> {
     let name = &scene.nodes[at].name;
     let row = status.nodes.iter().find(|node| node.name == *name).context("the flooded node")?;
     Ok(format!("{} {}", row.life, row.incarnation))
-}
-
-/// A limit on what a process allocates from now on.
-struct Cgroup {
-    path: PathBuf,
-    root: PathBuf,
-}
-
-impl Cgroup {
-    fn around(pid: u32, limit: u64) -> anyhow::Result<Self> {
-        let unified = Path::new("/sys/fs/cgroup");
-        let second = unified.join("cgroup.controllers").exists();
-        let root = if second { unified.to_owned() } else { unified.join("memory") };
-        let path = root.join(format!("shoal-faults-{pid}"));
-        fs::create_dir(&path).with_context(|| format!("{}: run this as root", path.display()))?;
-        let cgroup = Self { path, root };
-        let file = if second { "memory.max" } else { "memory.limit_in_bytes" };
-        cgroup.write(file, &limit.to_string())?;
-        cgroup.write("cgroup.procs", &pid.to_string())?;
-        Ok(cgroup)
-    }
-
-    fn write(&self, file: &str, text: &str) -> anyhow::Result<()> {
-        let path = self.path.join(file);
-        fs::write(&path, text).with_context(|| path.display().to_string())
-    }
-
-    fn release(&self, pid: u32) -> anyhow::Result<()> {
-        fs::write(self.root.join("cgroup.procs"), pid.to_string())?;
-        // What it has allocated is still counted here, in version 1 until it is moved up.
-        fs::remove_dir(&self.path).with_context(|| self.path.display().to_string())
-    }
-}
-
-impl Drop for Cgroup {
-    fn drop(&mut self) {
-        // After a failure its process still ends first, with the scene; an empty one is no harm.
-        let _ = fs::remove_dir(&self.path);
-    }
 }

@@ -25,7 +25,7 @@ const POLL: Duration = Duration::from_millis(50);
 /// A readyz that takes longer is asked again.
 const PROBE_PATIENCE: Duration = Duration::from_secs(1);
 /// The settings of `shoal run`: a child gets those given to it and no inherited ones.
-const SETTINGS: [&str; 24] = [
+const SETTINGS: [&str; 25] = [
     "NODE_ADDRESS",
     "RAFT_ADDRESS",
     "ADMIN_ADDRESS",
@@ -42,6 +42,7 @@ const SETTINGS: [&str; 24] = [
     "WEIGHT",
     "ZONE",
     "MAX_PAYLOAD",
+    "CALL_MEMORY",
     "SHUTDOWN_BUDGET",
     "LOG_FORMAT",
     "TLS_MODE",

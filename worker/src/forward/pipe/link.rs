@@ -27,6 +27,7 @@ use crate::{
     call::{Call, Outcome, Reply},
     forward::{
         Node,
+        budget::{self, Charge, Full},
         frame::{self, BATCH_BYTES, Batch, CHUNK, Decoder, Frame, Head, Welcome},
     },
 };
@@ -55,6 +56,8 @@ struct Waiting {
     answer: Option<oneshot::Sender<Answer>>,
     deadline: Instant,
     bytes: usize,
+    /// What was set apart for its answer.
+    room: Option<Charge>,
     /// A large answer of which pieces have come.
     large: Option<Large>,
 }
@@ -62,7 +65,9 @@ struct Waiting {
 struct Large {
     epoch: Epoch,
     length: usize,
-    bytes: BytesMut,
+    come: usize,
+    /// None: nobody waits for it, or there is no room.
+    kept: Option<(BytesMut, Charge)>,
 }
 
 /// A payload of which pieces are still to be sent: that call cannot have run.
@@ -229,7 +234,7 @@ impl Link {
     }
 
     fn begin(&mut self, order: Order, bytes: usize) {
-        let Order { request, call, answer, .. } = order;
+        let Order { request, call, answer, room, .. } = order;
         let deadline = call.received + call.budget;
         let (head, mut rest) = head(request, call);
         let first = rest.split_to(rest.len().min(CHUNK));
@@ -238,7 +243,7 @@ impl Link {
             self.unsent.push_back(Unsent { request, rest });
         }
         self.taken += bytes;
-        let waiting = Waiting { answer: Some(answer), deadline, bytes, large: None };
+        let waiting = Waiting { answer: Some(answer), deadline, bytes, room, large: None };
         self.waiting.insert(request, waiting);
     }
 
@@ -297,7 +302,12 @@ impl Link {
     fn take(&mut self, frame: Frame) -> Result<(), End> {
         match frame {
             Frame::Result { request, epoch, payload } => {
-                self.answer(request, Outcome::Reply(Reply { result: Ok(payload), epoch }))
+                // A larger part of what it arrived in would be held with it.
+                let large = payload.len() > budget::SMALL;
+                let payload = if large { Bytes::copy_from_slice(&payload) } else { payload };
+                let room = self.waiting.get_mut(&request).and_then(|w| w.room.take());
+                let reply = Outcome::Reply(Reply { result: Ok(payload), epoch });
+                self.answer(request, self.node.budget.hold(reply, room))
             }
             Frame::Failed { request, epoch, error } => {
                 self.answer(request, Outcome::Reply(Reply { result: Err(error), epoch }))
@@ -308,12 +318,7 @@ impl Link {
             }
             Frame::Unknown { request, reason } => self.answer(request, Outcome::Unknown(reason)),
             Frame::Begin { request, epoch, length, bytes } => {
-                let waiting = self.waiting.get_mut(&request).ok_or(End::Order)?;
-                let length = length as usize;
-                if waiting.large.is_some() || length > MAX_ANSWER {
-                    return Err(End::Order);
-                }
-                waiting.large = Some(Large { epoch, length, bytes: BytesMut::new() });
+                self.large(request, epoch, length as usize)?;
                 self.piece(request, &bytes)
             }
             Frame::Data { request, bytes } => self.piece(request, &bytes),
@@ -329,19 +334,51 @@ impl Link {
         }
     }
 
-    /// A piece of a large answer.
+    /// A large answer begins. Without room its caller is told at once, and the pieces that come
+    /// are dropped: they travel among those of all others.
+    fn large(&mut self, request: u64, epoch: Epoch, length: usize) -> Result<(), End> {
+        let waiting = self.waiting.get_mut(&request).ok_or(End::Order)?;
+        if waiting.large.is_some() || length > MAX_ANSWER {
+            return Err(End::Order);
+        }
+        let room = waiting.room.take();
+        let kept = match (&waiting.answer, self.node.budget.answer(room, length)) {
+            (Some(_), Ok(room)) => room.map(|room| (BytesMut::with_capacity(length), room)),
+            (None, _) | (_, Err(Full)) => None,
+        };
+        if kept.is_none()
+            && let Some(answer) = waiting.answer.take()
+        {
+            let _ = answer.send(Answer::Outcome(budget::given_up(length)));
+        }
+        waiting.large = Some(Large { epoch, length, come: 0, kept });
+        Ok(())
+    }
+
     fn piece(&mut self, request: u64, bytes: &[u8]) -> Result<(), End> {
         let waiting = self.waiting.get_mut(&request).ok_or(End::Order)?;
         let large = waiting.large.as_mut().ok_or(End::Order)?;
-        if large.bytes.len() + bytes.len() > large.length {
+        large.come += bytes.len();
+        if large.come > large.length {
             return Err(End::Order);
         }
-        large.bytes.extend_from_slice(bytes);
-        if large.bytes.len() < large.length {
+        if waiting.answer.is_none() {
+            large.kept = None;
+        }
+        if let Some((kept, _)) = &mut large.kept {
+            kept.extend_from_slice(bytes);
+        }
+        if large.come < large.length {
             return Ok(());
         }
-        let (payload, epoch) = (std::mem::take(&mut large.bytes).freeze(), large.epoch);
-        self.answer(request, Outcome::Reply(Reply { result: Ok(payload), epoch }))
+        let outcome = match large.kept.take() {
+            Some((bytes, room)) => {
+                let result = Ok(room.around(bytes.freeze()));
+                Outcome::Reply(Reply { result, epoch: large.epoch })
+            }
+            None => budget::given_up(large.length),
+        };
+        self.answer(request, outcome)
     }
 
     fn answer(&mut self, request: u64, outcome: Outcome) -> Result<(), End> {

@@ -5,7 +5,7 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use futures::{FutureExt as _, future::BoxFuture};
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
@@ -14,6 +14,7 @@ use shoal_core::{
     admit::{
         Nack,
         generations::{Generation, Generations, Origin},
+        owner::BUSY_PAUSE,
     },
     handoff::Process,
 };
@@ -29,6 +30,7 @@ use crate::{
     call::{Call, Outcome},
     forward::{
         Node,
+        budget::{self, Budget, Charge, Full, Method, Stage},
         frame::{self, Decoder, Frame, Head, Hello, VERSION, Welcome},
         grpc::Body,
     },
@@ -109,6 +111,7 @@ impl Receiver {
             load: load.clone(),
             gate: Gate::default(),
             partial: BTreeMap::new(),
+            newest: 0,
             running: BTreeMap::new(),
         };
         tokio::spawn(reading.run(request.into_body(), leaving));
@@ -180,6 +183,22 @@ impl Open {
 struct Partial {
     head: Head,
     bytes: BytesMut,
+    room: Room,
+}
+
+/// What a call takes here while it runs, and what its answer is expected to.
+struct Room {
+    call: Charge,
+    answer: Option<Charge>,
+}
+
+impl Room {
+    /// The call has ended: what is left of it is its answer.
+    fn hold(self, budget: &Arc<Budget>, method: Method, outcome: Outcome) -> Outcome {
+        drop(self.call);
+        budget.learn(method, &outcome);
+        budget.hold(outcome, self.answer)
+    }
 }
 
 /// One pipe, as its receiver reads it.
@@ -192,6 +211,8 @@ struct Reading {
     load: Arc<Load>,
     gate: Gate,
     partial: BTreeMap<u64, Partial>,
+    /// The newest call, refused or not.
+    newest: u64,
     /// Cancels calls that run; those that ended are dropped some at a time.
     running: BTreeMap<u64, oneshot::Sender<()>>,
 }
@@ -271,35 +292,8 @@ impl Reading {
 
     fn take(&mut self, frame: Frame) -> Result<(), Closed> {
         match frame {
-            Frame::Call { head, bytes } => {
-                if head.length as usize > self.receiver.node.max_payload {
-                    return Err(Closed::Credit);
-                }
-                self.load.add(size(&head), &self.limits).map_err(|()| Closed::Credit)?;
-                if bytes.len() == head.length as usize {
-                    return self.admit(head, bytes);
-                }
-                let partial = Partial { head, bytes: BytesMut::from(bytes) };
-                match self.partial.insert(partial.head.request, partial) {
-                    None => Ok(()),
-                    Some(_) => Err(Closed::Order),
-                }
-            }
-            Frame::Data { request, bytes } => {
-                let Some(partial) = self.partial.get_mut(&request) else {
-                    return Err(Closed::Order);
-                };
-                let length = partial.head.length as usize;
-                if bytes.is_empty() || partial.bytes.len() + bytes.len() > length {
-                    return Err(Closed::Order);
-                }
-                partial.bytes.extend_from_slice(&bytes);
-                if partial.bytes.len() < length {
-                    return Ok(());
-                }
-                let Partial { head, bytes } = self.partial.remove(&request).ok_or(Closed::Order)?;
-                self.admit(head, bytes.freeze())
-            }
+            Frame::Call { head, bytes } => self.call(head, bytes),
+            Frame::Data { request, bytes } => self.piece(request, &bytes),
             Frame::Cancel { request } => self.cancel(request),
             Frame::Hello(_)
             | Frame::Welcome(_)
@@ -311,6 +305,54 @@ impl Reading {
             | Frame::Nack { .. }
             | Frame::Unknown { .. } => Err(Closed::Order),
         }
+    }
+
+    fn call(&mut self, head: Head, bytes: Bytes) -> Result<(), Closed> {
+        let length = head.length as usize;
+        if length > self.receiver.node.max_payload {
+            return Err(Closed::Credit);
+        }
+        self.load.add(size(&head), &self.limits).map_err(|()| Closed::Credit)?;
+        self.newest = self.newest.max(head.request);
+        let Ok(room) = self.room(&head) else {
+            let nack = Outcome::Nack(Nack::Busy { after: BUSY_PAUSE });
+            return answer(&self.out, head.request, size(&head), nack);
+        };
+        if bytes.len() == length {
+            return self.admit(head, bytes, room);
+        }
+        let mut whole = BytesMut::with_capacity(length);
+        whole.extend_from_slice(&bytes);
+        let partial = Partial { head, bytes: whole, room };
+        match self.partial.insert(partial.head.request, partial) {
+            None => Ok(()),
+            Some(_) => Err(Closed::Order),
+        }
+    }
+
+    /// What the pipe may carry by its credit is more than this node may have room for, where many
+    /// peers have one.
+    fn room(&self, head: &Head) -> Result<Room, Full> {
+        let budget = &self.receiver.node.budget;
+        let call = budget.claim(Stage::Pipe, budget::cost(head.length as usize))?;
+        Ok(Room { call, answer: budget.expect(Stage::Pipe, Method::of(&head.method))? })
+    }
+
+    fn piece(&mut self, request: u64, bytes: &[u8]) -> Result<(), Closed> {
+        let Some(partial) = self.partial.get_mut(&request) else {
+            // Of a call that was refused before its opener had sent the rest.
+            return if request <= self.newest { Ok(()) } else { Err(Closed::Order) };
+        };
+        let length = partial.head.length as usize;
+        if bytes.is_empty() || partial.bytes.len() + bytes.len() > length {
+            return Err(Closed::Order);
+        }
+        partial.bytes.extend_from_slice(bytes);
+        if partial.bytes.len() < length {
+            return Ok(());
+        }
+        let Partial { head, bytes, room } = self.partial.remove(&request).ok_or(Closed::Order)?;
+        self.admit(head, bytes.freeze(), room)
     }
 
     fn cancel(&mut self, request: u64) -> Result<(), Closed> {
@@ -327,8 +369,8 @@ impl Reading {
     }
 
     /// Hands a whole call to the owner, whose first step says whether it admits it.
-    fn admit(&mut self, head: Head, payload: bytes::Bytes) -> Result<(), Closed> {
-        let (request, bytes) = (head.request, size(&head));
+    fn admit(&mut self, head: Head, payload: Bytes, room: Room) -> Result<(), Closed> {
+        let (request, bytes, method) = (head.request, size(&head), Method::of(&head.method));
         let call = Call {
             id: head.call,
             shard: head.shard,
@@ -350,15 +392,18 @@ impl Reading {
             let mut running = self.receiver.node.owner.call(call);
             // No await between the gate and the owner's own check [S14].
             if let Some(outcome) = (&mut running).now_or_never() {
+                let outcome = room.hold(&self.receiver.node.budget, method, outcome);
                 return answer(&self.out, request, bytes, outcome);
             }
             running
         };
         let (cancel, cancelled) = oneshot::channel();
         self.remember(request, cancel);
-        let out = self.out.clone();
+        let (out, receiver) = (self.out.clone(), self.receiver.clone());
         tokio::spawn(async move {
             let outcome = finish(&mut running, cancelled).await;
+            drop(running);
+            let outcome = room.hold(&receiver.node.budget, method, outcome);
             let _ = answer(&out, request, bytes, outcome);
         });
         Ok(())

@@ -291,7 +291,7 @@ async fn credit_and_queue_bound_what_one_peer_can_hold() {
     };
     let to = || pipes.to(world.peers[1].id);
     let row = LogIndex(world.index);
-    let send = |_| to().send(order(&payload), row);
+    let send = |_| to().send(order(&payload), row, None);
     // 64 MiB wait here, less what the credit of 32 MiB lets through meanwhile.
     let (sent, full): (Vec<_>, Vec<_>) = (0..40).map(send).partition(Result::is_ok);
     assert!((15..=23).contains(&sent.len()), "{} of 40", sent.len());
@@ -303,7 +303,7 @@ async fn credit_and_queue_bound_what_one_peer_can_hold() {
     until("all are cancelled", || cancelled.load(Ordering::Relaxed) == 7).await;
     assert_eq!(world.peers[1].owner.ran("k"), 7, "what waited was never sent");
     world.peers[1].owner.set(Mood::Echo);
-    let Ok(pending) = to().send(order(&payload), row) else { panic!("the queue is empty") };
+    let Ok(pending) = to().send(order(&payload), row, None) else { panic!("the queue is empty") };
     let answer = timeout(PATIENCE, pending).await.unwrap();
     assert!(matches!(answer, pipe::Answer::Outcome(Outcome::Reply(_))));
     timeout(PATIENCE, pipes.close()).await.expect("nothing is on the way");

@@ -87,7 +87,7 @@ async fn limits_name_both_sizes() {
 
 #[tokio::test]
 async fn a_node_without_a_formed_table_says_so() {
-    let peer = Peer::start();
+    let peer = Peer::start(DEFAULT_CALL_MEMORY);
     let mut client = peer.client().await;
     let status = call(&mut client, "k", "get", "").await.unwrap_err();
     assert_eq!(status.code(), Code::Unavailable);
