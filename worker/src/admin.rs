@@ -37,6 +37,12 @@ const WATCH_BUFFER: usize = 4;
 /// What the node waits for before it is ready; empty when it is.
 pub type Waiting = watch::Receiver<String>;
 
+/// Who answers.
+pub struct Own {
+    pub node: NodeId,
+    pub pod_uid: Option<String>,
+}
+
 #[derive(Clone)]
 pub struct Server {
     inner: Arc<Inner>,
@@ -44,6 +50,7 @@ pub struct Server {
 
 struct Inner {
     node: NodeId,
+    pod_uid: Option<String>,
     table: Table,
     raft: raft::Handle,
     control: control::Handle,
@@ -60,7 +67,7 @@ enum Routed<T> {
 
 impl Server {
     pub fn new(
-        node: NodeId,
+        own: Own,
         table: Table,
         raft: raft::Handle,
         control: control::Handle,
@@ -68,7 +75,8 @@ impl Server {
         channels: Channels,
         waiting: Waiting,
     ) -> Self {
-        let inner = Inner { node, table, raft, control, founding, channels, waiting };
+        let Own { node, pod_uid } = own;
+        let inner = Inner { node, pod_uid, table, raft, control, founding, channels, waiting };
         Self { inner: Arc::new(inner) }
     }
 

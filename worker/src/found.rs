@@ -15,8 +15,8 @@ use std::{collections::BTreeMap, fmt, future::Future, sync::Arc, time::Duration}
 use parking_lot::Mutex;
 use shoal_core::{
     found::{
-        Action, Answer, Config, Directory, Event, Formed, Found as Machine, FoundingSet, Peer,
-        Plan, Question, Reason, Token,
+        Action, Answer, Config, Directory, Event, Formed, Found as Machine, FoundingSet, Mark,
+        Peer, Plan, Question, Reason, Token,
     },
     id::{ClusterId, Epoch, NodeId, Timestamp},
 };
@@ -36,6 +36,7 @@ use crate::{
     env::{clock, random},
     identity::{self, EXIT_IDENTITY, Identity},
     peer::Channels,
+    pod::identity_file::IdentityFile,
     wire,
 };
 use hands::{Done, Hands};
@@ -139,6 +140,8 @@ pub struct State {
     pub waiting: Option<String>,
     /// Nothing runs here: the directory belongs to another cluster than the recorded one.
     pub strays: bool,
+    /// The operator's mark, as far as this node keeps to it.
+    pub refuses: Option<Mark>,
 }
 
 enum Input {
@@ -184,8 +187,9 @@ impl Handle {
     }
 
     /// What the operator's identity file says; told before, only what changed matters.
-    pub async fn told(&self, founding: FoundingSet, recorded: Option<ClusterId>) {
-        self.tell(Event::Told { founding, recorded }).await;
+    pub async fn told(&self, file: &IdentityFile) {
+        let IdentityFile { founding, recorded, abandoning, .. } = file.clone();
+        self.tell(Event::Told { founding, recorded, abandoning }).await;
     }
 
     /// Why the identity file says nothing.
@@ -377,9 +381,13 @@ impl<E: Effects> Found<E> {
                 }
             }
             Action::Drop { token } => drop(self.tokens.remove(&token)),
+            Action::Leave(_) => {
+                // It would be admitted under the nonce that it gives up.
+                self.requests.abort_all();
+                self.hands.take(action);
+            }
             Action::Persist(_)
             | Action::Renounce(_)
-            | Action::Leave(_)
             | Action::Initialize { .. }
             | Action::Start { .. } => self.hands.take(action),
             Action::RequestJoin { cluster, address } => self.request_join(cluster, address),
@@ -478,6 +486,7 @@ fn shown(machine: &Machine, waiting: Option<String>) -> State {
         formed: machine.formed(),
         waiting,
         strays: machine.strays(),
+        refuses: machine.refuses().cloned(),
     }
 }
 

@@ -286,7 +286,7 @@ impl Running {
         drop(bound);
         let waiting = watch::Sender::new("starting".to_owned());
         let mut late = Late::default();
-        let unformed = Unformed::new(waiting.subscribe());
+        let unformed = Unformed::new(waiting.subscribe(), config.pod_uid.clone());
         late.admin.until_then(unformed.clone());
         let channels = Channels::new(AddressBook::default()).secured(tls.clone(), table.clone());
         let discovery = founding::discovery(&config, &identity.lock(), &channels, client);

@@ -20,7 +20,9 @@ mod tests;
 
 use std::{collections::BTreeMap, time::Duration};
 
-pub use directory::{Directory, Error, FOUNDING_SIZES, FoundingSet, Joined, Member, Renounced};
+pub use directory::{
+    Directory, Error, FOUNDING_SIZES, FoundingSet, Joined, Mark, Member, Renounced,
+};
 pub use message::{
     Action, Answer, Content, Event, Formed, JoinedState, Output, Peer, PeerState, Question, Reason,
     Token,
@@ -63,6 +65,9 @@ pub struct Config {
     /// What the operator has recorded as the one cluster of this node: no other is founded,
     /// joined or entered.
     pub recorded: Option<ClusterId>,
+    /// While the operator's mark stands an empty directory founds and joins nothing, and one that
+    /// waits to be admitted to the marked cluster gives that up.
+    pub abandoning: Option<Mark>,
     pub lease: Duration,
     /// Formed waits until the operator has recorded the cluster id.
     pub confirm_required: bool,
@@ -196,7 +201,10 @@ impl Found {
             Event::FormedInLog => self.log = self.log.max(Formed::InLog),
             Event::FormedCommitted => self.log = Formed::Committed,
             Event::Confirmed { cluster } => self.confirmed = Some(cluster),
-            Event::Told { founding, recorded } => self.told(founding, recorded),
+            Event::Told { founding, recorded, abandoning } => {
+                self.config.abandoning = abandoning;
+                self.told(founding, recorded);
+            }
             Event::AddressLearned { address } => self.contact(&address, true, now),
             Event::AddressHeard { address } => self.contact(&address, false, now),
             Event::AddressGone { address } => self.forget(&address),
@@ -220,6 +228,7 @@ impl Found {
                 || (self.confirmed.is_some() && self.confirmed == self.directory.cluster()),
             waits: self.config.plan == Plan::Wait,
             recorded: self.config.recorded,
+            abandons: self.config.abandoning.as_ref().map(|mark| mark.cluster),
             foreign: self.foreign,
             mutant: self.mutant,
         }
@@ -254,6 +263,12 @@ impl Found {
     pub fn strays(&self) -> bool {
         let recorded = self.config.recorded;
         self.directory.cluster().is_some_and(|own| recorded.is_some_and(|known| known != own))
+    }
+
+    /// The mark that this node keeps to: not before what it had decided is on disk, for that may be
+    /// to join the very cluster [S20].
+    pub fn refuses(&self) -> Option<&Mark> {
+        self.config.abandoning.as_ref().filter(|_| self.pending.is_none())
     }
 
     /// Whether the answer of the node of this name can help; an empty directory whose cluster is

@@ -86,7 +86,12 @@ impl Server {
             waiting: self.inner.waiting.borrow().clone(),
             version: crate::VERSION.to_owned(),
             caught_up: Vec::new(),
+            standing: Some(self.standing()),
         }
+    }
+
+    fn standing(&self) -> pb::Standing {
+        wire::standing(&self.inner.founding.state().borrow(), self.inner.pod_uid.as_deref())
     }
 
     /// Before the first entry came, that of the directory.

@@ -151,6 +151,7 @@ impl World {
             plan,
             lease: LEASE,
             recorded: None,
+            abandoning: None,
             confirm_required: false,
         };
         let channels = Channels::new(AddressBook::default());

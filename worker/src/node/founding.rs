@@ -67,12 +67,13 @@ pub(super) fn config(shared: &Shared) -> Result<core_found::Config, Exit> {
     };
     let mut plan = found::plan(&config.start, &name)
         .map_err(|error| Exit::new(EXIT_SETTING, format!("PEER_ADDRESSES: {error}")))?;
-    let mut recorded = None;
+    let (mut recorded, mut abandoning) = (None, None);
     if let Start::Identity(path) = &config.start
         && let Ok(file) = IdentityFile::read(path)
     {
         plan = core_found::Plan::Found(file.founding);
         recorded = file.recorded;
+        abandoning = file.abandoning;
     }
     // Who was a member founds nothing beside the cluster that it was retired from.
     let retired = !former_members(&shared.identity.lock()).is_empty();
@@ -82,6 +83,7 @@ pub(super) fn config(shared: &Shared) -> Result<core_found::Config, Exit> {
         address: config.raft_address.to_string(),
         plan: if retired { core_found::Plan::Join } else { plan },
         recorded,
+        abandoning,
         lease: config.lease.unwrap_or(Config::DEFAULT_LEASE),
         confirm_required: matches!(config.start, Start::Identity(_)),
     })
@@ -99,9 +101,13 @@ pub(super) async fn follow_identity_file(shared: Arc<Shared>, founding: found::H
         let now = read.map_err(|error| error.to_string());
         if known.as_ref() != Some(&now) {
             match &now {
-                Ok(IdentityFile { cluster_uid, founding: set, recorded }) => {
-                    info!(cluster_uid, founding = %set, ?recorded, "the operator's identity file");
-                    founding.told(set.clone(), *recorded).await;
+                Ok(file) => {
+                    let IdentityFile { cluster_uid, founding: set, recorded, abandoning } = file;
+                    info!(
+                        cluster_uid, founding = %set, ?recorded, ?abandoning,
+                        "the operator's identity file"
+                    );
+                    founding.told(file).await;
                 }
                 Err(why) => {
                     warn!(why, "no word of the operator");

@@ -91,7 +91,7 @@ impl Member {
         shared.late.session.fill(Routes::new(SessionServer::new(server)));
         shared.late.handover.fill(Routes::new(shards.handover_server()));
         let admin = admin::Server::new(
-            node,
+            admin::Own { node, pod_uid: shared.config.pod_uid.clone() },
             shared.table.clone(),
             raft.clone(),
             asks.clone(),

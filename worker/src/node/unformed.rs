@@ -16,7 +16,7 @@ use tonic::{
 };
 use tonic_prost::ProstCodec;
 
-use crate::found;
+use crate::{found, wire::admin as wire};
 
 const STATUS: &str = "/shoal.admin.v1.Admin/Status";
 
@@ -25,11 +25,12 @@ pub(crate) struct Unformed {
     founding: Arc<OnceLock<watch::Receiver<found::State>>>,
     /// What the node waits for.
     waiting: watch::Receiver<String>,
+    pod_uid: Option<String>,
 }
 
 impl Unformed {
-    pub fn new(waiting: watch::Receiver<String>) -> Self {
-        Self { founding: Arc::default(), waiting }
+    pub fn new(waiting: watch::Receiver<String>, pod_uid: Option<String>) -> Self {
+        Self { founding: Arc::default(), waiting, pod_uid }
     }
 
     pub fn bind(&self, founding: watch::Receiver<found::State>) {
@@ -60,6 +61,7 @@ impl Unformed {
             cluster_id: cluster.map_or_else(String::new, |id| id.to_string()),
             waiting: self.waiting.borrow().clone(),
             version: crate::VERSION.to_owned(),
+            standing: Some(wire::standing(&state, self.pod_uid.as_deref())),
             ..StatusResponse::default()
         })
     }

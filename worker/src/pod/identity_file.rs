@@ -10,7 +10,7 @@ use std::{
 
 use serde::Deserialize;
 use shoal_core::{
-    found::FoundingSet,
+    found::{FoundingSet, Mark},
     id::{ClusterId, ParseError},
 };
 
@@ -42,6 +42,8 @@ pub struct IdentityFile {
     pub founding: FoundingSet,
     /// The cluster that was founded; there is to be no other.
     pub recorded: Option<ClusterId>,
+    /// The operator is about to give that cluster up.
+    pub abandoning: Option<Mark>,
 }
 
 #[derive(Deserialize)]
@@ -51,6 +53,15 @@ struct Text {
     founding: Vec<String>,
     #[serde(rename = "formedClusterID")]
     formed_cluster_id: Option<String>,
+    abandoning: Option<String>,
+    #[serde(rename = "abandoningSince")]
+    abandoning_since: Option<String>,
+}
+
+/// An id that may be left out, or be empty.
+fn id(field: &str, text: Option<String>) -> Result<Option<ClusterId>, String> {
+    let id = text.filter(|id| !id.is_empty()).map(|id| id.parse());
+    id.transpose().map_err(|error: ParseError| format!("{field}: {error}"))
 }
 
 impl IdentityFile {
@@ -70,14 +81,13 @@ impl IdentityFile {
     pub(crate) fn parse(bytes: &[u8]) -> Result<Self, String> {
         let text: Text = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
         let founding = FoundingSet::new(text.founding);
-        let recorded = text.formed_cluster_id.filter(|id| !id.is_empty());
+        let since = text.abandoning_since.unwrap_or_default();
+        let abandoning = id("abandoning", text.abandoning)?;
         Ok(Self {
             cluster_uid: text.cr_uid,
             founding: founding.map_err(|error| format!("founding: {error}"))?,
-            recorded: recorded
-                .map(|id| id.parse())
-                .transpose()
-                .map_err(|error: ParseError| format!("formedClusterID: {error}"))?,
+            recorded: id("formedClusterID", text.formed_cluster_id)?,
+            abandoning: abandoning.map(|cluster| Mark { cluster, since }),
         })
     }
 }
@@ -99,6 +109,18 @@ mod tests {
     }
 
     #[test]
+    fn a_mark_is_read_with_the_word_that_tells_it_from_the_next() {
+        let read = |mark: &str| {
+            let text = format!(r#"{{"crUID": "", "founding": ["o-0"], {mark}}}"#);
+            IdentityFile::parse(text.as_bytes()).unwrap().abandoning
+        };
+        let mark = |since: &str| Some(Mark { cluster: ClusterId(42), since: since.to_owned() });
+        assert_eq!(read(r#""abandoning": "2a", "abandoningSince": "t""#), mark("t"));
+        assert_eq!(read(r#""abandoning": "2a""#), mark(""));
+        assert_eq!(read(r#""abandoning": "", "abandoningSince": "t""#), None);
+    }
+
+    #[test]
     fn what_is_wrong_is_named_with_its_remedy() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("identity.json");
@@ -114,6 +136,10 @@ mod tests {
             (
                 r#"{"crUID": "u", "founding": ["a"], "formedClusterID": "none"}"#,
                 "formedClusterID: \"none\" is not a cluster id: expected 32 hexadecimal digits",
+            ),
+            (
+                r#"{"crUID": "u", "founding": ["a"], "abandoning": "all"}"#,
+                "abandoning: \"all\" is not a cluster id: expected 32 hexadecimal digits",
             ),
             (&huge, "more than 65536 bytes"),
         ] {

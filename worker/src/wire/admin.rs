@@ -1,6 +1,7 @@
 //! Admin messages: the registry as people and the operator read it.
 
 use shoal_core::{
+    found::Formed,
     id::{NodeId, ShardId},
     planner::{Plan, PlannedMove},
     registry::{
@@ -10,7 +11,7 @@ use shoal_core::{
 use shoal_proto::shoal::admin::v1 as pb;
 use tonic::{Code, Status};
 
-use crate::{control::Denied, raft};
+use crate::{control::Denied, found, raft};
 
 pub fn life(life: Life) -> &'static str {
     match life {
@@ -27,6 +28,22 @@ fn drain(drain: Drain) -> &'static str {
         Drain::None => "none",
         Drain::Restart(_) => "restart",
         Drain::Removal => "removal",
+    }
+}
+
+/// What an operator asks of every pod before it gives a cluster up.
+pub fn standing(state: &found::State, pod_uid: Option<&str>) -> pb::Standing {
+    let (abandoning, abandoning_since) = match &state.refuses {
+        Some(mark) => (mark.cluster.to_string(), mark.since.clone()),
+        None => (String::new(), String::new()),
+    };
+    pb::Standing {
+        pod_uid: pod_uid.unwrap_or_default().to_owned(),
+        cluster_id: state.directory.cluster().map_or_else(String::new, |id| id.to_string()),
+        formed: state.formed >= Formed::InLog,
+        joining: state.directory.is_joining() && state.formed == Formed::No,
+        abandoning,
+        abandoning_since,
     }
 }
 

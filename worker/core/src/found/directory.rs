@@ -94,6 +94,15 @@ pub struct Member {
     pub nonce: u128,
 }
 
+/// An operator is about to give this recorded cluster up. Until the mark is gone no empty
+/// directory joins it, so that none comes to hold it after its answer that it does not [S20].
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Mark {
+    pub cluster: ClusterId,
+    /// The operator's word for when, given back as it came: it tells one mark from the next.
+    pub since: String,
+}
+
 /// The cluster a directory belongs to.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Joined {
@@ -156,6 +165,11 @@ impl Directory {
     /// Founded with nobody else's consent: may have forgotten a cluster it belongs to [S5].
     pub fn founded_alone(&self) -> bool {
         self.founded().is_some_and(|joined| joined.on.len() == 1)
+    }
+
+    /// It has chosen a formed cluster, which has not admitted it yet.
+    pub fn is_joining(&self) -> bool {
+        self.joined.as_ref().is_some_and(|joined| joined.node.is_none() && joined.on.is_empty())
     }
 
     /// Out of its cluster, under a new nonce.

@@ -4,7 +4,7 @@
 
 use crate::id::{ClusterId, Epoch, NodeId, Timestamp};
 
-use super::directory::{Directory, FoundingSet, Member, Renounced};
+use super::directory::{Directory, FoundingSet, Mark, Member, Renounced};
 
 /// A name and where it was said to be reached: hearsay, good for asking only.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -122,6 +122,7 @@ pub enum Event {
     Told {
         founding: FoundingSet,
         recorded: Option<ClusterId>,
+        abandoning: Option<Mark>,
     },
     AddressLearned {
         address: String,

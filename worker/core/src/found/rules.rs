@@ -38,6 +38,8 @@ pub(super) struct Scene<'a> {
     pub waits: bool,
     /// The only cluster this node may be in, where the operator has recorded one.
     pub recorded: Option<ClusterId>,
+    /// The recorded cluster, while the operator is about to give it up.
+    pub abandons: Option<ClusterId>,
     /// A member of another formed cluster addressed this node.
     pub foreign: bool,
     pub mutant: Option<Mutant>,
@@ -64,12 +66,16 @@ pub(super) enum Step {
 impl Scene<'_> {
     pub fn next(&self) -> Option<Step> {
         let Some(joined) = &self.directory.joined else {
-            return if self.waits { None } else { self.found().or_else(|| self.join()) };
+            let idle = self.waits || self.abandons.is_some();
+            return if idle { None } else { self.found().or_else(|| self.join()) };
         };
         if self.formed >= Formed::InLog {
             return (!self.directory.formed).then_some(Step::Record);
         }
-        if self.must_leave(joined) {
+        // Nobody counts on one that was never admitted, and perhaps nobody is left to admit it: it
+        // must not be what keeps the cluster [S20].
+        let gives_up = self.directory.is_joining() && self.abandons == Some(joined.cluster);
+        if gives_up || self.must_leave(joined) {
             return Some(Step::Leave);
         }
         if self.directory.founded().is_some() { self.form(joined) } else { self.renounce(joined) }

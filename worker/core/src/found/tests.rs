@@ -1,5 +1,6 @@
 //! Founding under faults, and one test per execution that a rule was written for.
 
+mod abandon;
 mod sim;
 
 use super::*;
@@ -504,7 +505,7 @@ fn a_node_founds_nothing_before_it_is_told_who_founds() {
     assert!(sim.founded.is_empty());
     assert_eq!(sim.waiting(0), "waiting for the operator to name the founding nodes");
     for i in 0..3 {
-        sim.event(i, Event::Told { founding: set(3), recorded: None });
+        sim.event(i, Event::Told { founding: set(3), recorded: None, abandoning: None });
     }
     assert!(sim.run(5_000, |sim| sim.formed_by(3)), "{:?}", sim.trace);
 }

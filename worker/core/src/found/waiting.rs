@@ -23,6 +23,13 @@ impl Found {
                 theirs.join(", ")
             ));
         }
+        if let (None, Some(mark)) = (&self.directory.joined, &self.config.abandoning) {
+            return Some(format!(
+                "waiting for the operator to abandon cluster {} or to keep it: until then nothing \
+                 is founded or joined",
+                mark.cluster
+            ));
+        }
         let scene = self.scene(now);
         Some(match (&self.directory.joined, self.config.recorded) {
             (None, Some(recorded)) => self.to_join_recorded(recorded),

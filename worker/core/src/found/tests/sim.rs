@@ -117,6 +117,7 @@ pub struct Sim {
     pub founded: BTreeSet<ClusterId>,
     /// What the operator's identity file holds, for nodes whose founding it confirms.
     pub recorded: Option<ClusterId>,
+    pub abandoning: Option<Mark>,
     /// What the last proposal of Formed was to start above.
     pub proposed_above: Epoch,
     /// What went wrong, if anything did.
@@ -153,6 +154,7 @@ impl Sim {
             formed: BTreeSet::new(),
             founded: BTreeSet::new(),
             recorded: None,
+            abandoning: None,
             proposed_above: Epoch::default(),
             violation: None,
             mutant,
@@ -226,6 +228,7 @@ impl Sim {
             address: address(i),
             plan: node.plan.clone(),
             recorded: self.recorded.filter(|_| node.confirm),
+            abandoning: self.abandoning.clone().filter(|_| node.confirm),
             lease: LEASE,
             confirm_required: node.confirm,
         };
@@ -333,9 +336,21 @@ impl Sim {
     /// The node reads the identity file anew.
     pub fn read_record(&mut self, i: usize) {
         if let Plan::Found(founding) = self.nodes[i].plan.clone() {
-            let recorded = self.recorded;
-            self.event(i, Event::Told { founding, recorded });
+            let (recorded, abandoning) = (self.recorded, self.abandoning.clone());
+            self.event(i, Event::Told { founding, recorded, abandoning });
         }
+    }
+
+    /// A join is on its way to the disk.
+    pub fn joins(&self, i: usize) -> bool {
+        self.nodes[i].writing.as_ref().is_some_and(|next| next.joined.is_some())
+    }
+
+    /// What the node answers an operator: that it keeps to this mark, and holds no cluster.
+    pub fn gives_up(&self, i: usize, mark: &Mark) -> bool {
+        self.nodes[i].machine.as_ref().is_some_and(|machine| {
+            machine.refuses() == Some(mark) && machine.directory().joined.is_none()
+        })
     }
 
     pub fn formed_in(&self, i: usize) -> Option<ClusterId> {
