@@ -141,7 +141,7 @@ impl Applier {
         let maps = Api::<ConfigMap>::namespaced(self.client.clone(), &self.namespace);
         let params =
             PostParams { field_manager: Some(MANAGER.to_owned()), ..PostParams::default() };
-        maps.replace(&name, &params, map).await.map(drop).map_err(api("record the cluster id"))
+        maps.replace(&name, &params, map).await.map(drop).map_err(api("write the identity"))
     }
 
     /// The claim is this cluster's from now on.

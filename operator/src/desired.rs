@@ -5,7 +5,7 @@ use std::time::Duration;
 use kube::ResourceExt as _;
 
 use crate::{
-    crd::{OnTimeout, RebalanceMode, Retain, ShardCluster, UpdateMode},
+    crd::{OnRegistryLoss, OnTimeout, RebalanceMode, Retain, ShardCluster, UpdateMode, annotation},
     rollout::{self, Desired, Settings},
 };
 
@@ -43,5 +43,10 @@ pub fn desired(cluster: &ShardCluster) -> Desired {
         progress_deadline: seconds(spec.update.progress_deadline_seconds),
         deletes_claims: persistent
             .is_some_and(|storage| storage.retention.when_scaled == Retain::Delete),
+        refounds: spec
+            .storage
+            .as_ephemeral()
+            .is_some_and(|storage| storage.on_registry_loss == OnRegistryLoss::Refound),
+        recover: cluster.annotations().get(annotation::RECOVER).cloned(),
     }
 }

@@ -27,6 +27,9 @@ use crate::{
     worker_client::Place,
 };
 
+#[cfg(test)]
+mod tests;
+
 /// How many members there were before a hibernation; on the StatefulSet.
 pub const FORMER: &str = "shoal.dev/former-replicas";
 /// Set by a person or a cloud provider once a machine is known to be off.
@@ -110,11 +113,12 @@ impl Live {
             Some(rollout::Claim { name, uid, ordinal, deleting, foreign })
         });
         let identity = self.identity.as_ref().and_then(|map| Identity::read(map).ok());
+        let formed = was_formed(cluster, identity.as_ref());
         let identity = identity.map(|identity| rollout::Identity {
+            abandoning: mark(&identity, now),
             founding: identity.founding,
             cluster: identity.formed_cluster_id,
         });
-        let formed = cluster.status.as_ref().is_some_and(|status| status.cluster_id.is_some());
         rollout::Observed {
             set: self.set.as_ref().map(set),
             pods: pods.collect(),
@@ -156,8 +160,27 @@ impl Live {
             node_lost: node.is_some_and(|node| self.lost_nodes.contains(node)),
             ended: worker.and_then(ended),
             trouble: trouble(pod, self.unbound_claim(pod)),
+            standing: None,
         }
     }
+}
+
+/// A status names a cluster only once that was seen to be formed. Of an identity that was made for
+/// another ShardCluster, one deleted or restored from a copy, this status tells nothing.
+fn was_formed(cluster: &ShardCluster, identity: Option<&Identity>) -> bool {
+    let shown = cluster.status.as_ref().and_then(|status| status.cluster_id.as_ref());
+    let Some(identity) = identity else { return shown.is_some() };
+    let ours = Some(&identity.cr_uid) == cluster.metadata.uid.as_ref();
+    let recorded = identity.formed_cluster_id.as_ref();
+    recorded.is_some() && (recorded == shown || !ours)
+}
+
+fn mark(identity: &Identity, now: Timestamp) -> Option<rollout::Mark> {
+    let cluster = identity.abandoning.clone()?;
+    let since = identity.abandoning_since.clone().unwrap_or_default();
+    let began: Option<Timestamp> = since.parse().ok();
+    let age = began.map(|began| self::since(Some(began), now));
+    Some(rollout::Mark { cluster, since, age })
 }
 
 /// Reasons of the kubelet that mean: there is no such image, or it may not be had.

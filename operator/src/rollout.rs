@@ -4,15 +4,20 @@
 //! steps loses nothing. Nothing here reads a clock; ages are part of what is observed. The
 //! order of the rules is the order of the calls in `next`.
 
+mod abandon;
 mod found;
 mod hibernate;
 mod removal;
 mod repair;
 mod roll;
+mod step;
 #[cfg(test)]
 mod tests;
 
 use std::{collections::BTreeMap, fmt, time::Duration};
+
+pub use abandon::{Mark, RIGHTS_END, Standing, refused as refused_recovery};
+pub use step::{Deletion, Step};
 
 /// A worker that has not run for so long is not a member to protect.
 pub const NOT_RUNNING: Duration = Duration::from_secs(10);
@@ -33,6 +38,10 @@ pub struct Desired {
     pub progress_deadline: Duration,
     /// Volumes of removed members go too.
     pub deletes_claims: bool,
+    /// A lost registry is founded anew without a human.
+    pub refounds: bool,
+    /// The cluster that a human gives up, where its registry is lost.
+    pub recover: Option<String>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,7 +68,7 @@ pub struct Observed {
     pub pods: BTreeMap<u32, Pod>,
     pub claims: Vec<Claim>,
     pub identity: Option<Identity>,
-    /// It was seen to be formed, now or before.
+    /// The recorded cluster was seen to be formed, now or before.
     pub formed: bool,
     pub registry: Registry,
 }
@@ -89,6 +98,8 @@ pub struct Pod {
     pub ended: Option<String>,
     /// What Kubernetes says against it.
     pub trouble: Option<Trouble>,
+    /// What its process answered; none where it did not.
+    pub standing: Option<Standing>,
 }
 
 /// Why a pod does not run, in the words of Kubernetes.
@@ -122,6 +133,7 @@ pub struct Claim {
 pub struct Identity {
     pub founding: Vec<String>,
     pub cluster: Option<String>,
+    pub abandoning: Option<Mark>,
 }
 
 /// What the workers say.
@@ -208,113 +220,13 @@ impl Member {
     }
 }
 
-/// One change of the world. Every one may be repeated without harm.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Step {
-    CreateIdentity {
-        founding: Vec<String>,
-    },
-    /// Sets the size of the StatefulSet, creating it where it is not there.
-    Resize {
-        replicas: u32,
-        former: Option<u32>,
-    },
-    RecordCluster {
-        cluster: String,
-    },
-    ConfirmFounding {
-        cluster: String,
-        pods: Vec<String>,
-    },
-    Configure(Settings),
-    ReportDeath {
-        node: u64,
-        name: String,
-        incarnation: String,
-    },
-    CancelDrain {
-        node: u64,
-        name: String,
-    },
-    StopAll,
-    DrainForRemoval {
-        node: u64,
-        name: String,
-    },
-    DrainForRestart {
-        node: u64,
-        name: String,
-        incarnation: String,
-    },
-    Close {
-        node: u64,
-        name: String,
-        incarnation: String,
-    },
-    Remove {
-        node: u64,
-        name: String,
-        force: bool,
-    },
-    DeletePod {
-        name: String,
-        uid: String,
-        why: Deletion,
-    },
-    DeleteClaim {
-        name: String,
-        uid: String,
-    },
-    /// A volume that a former cluster of this name left is this one's from now on.
-    AdoptClaim {
-        name: String,
-    },
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Deletion {
-    /// It has handed everything over.
-    Rolled,
-    /// Nobody can take its shards meanwhile.
-    Alone,
-    /// Its worker does not run, and its template is outdated.
-    NotRunning,
-    /// The machine that it ran on is gone.
-    NodeLost,
-    /// Its node left the cluster, and is wanted again.
-    Parked,
-}
-
-impl fmt::Display for Step {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::CreateIdentity { founding } => {
-                write!(f, "found the cluster with {}", founding.join(", "))
-            }
-            Self::Resize { replicas, .. } => write!(f, "run {replicas} pods"),
-            Self::RecordCluster { cluster } => write!(f, "record cluster {cluster}"),
-            Self::ConfirmFounding { cluster, .. } => write!(f, "confirm cluster {cluster}"),
-            Self::Configure(_) => write!(f, "configure the registry"),
-            Self::ReportDeath { name, .. } => write!(f, "report the ended process of {name}"),
-            Self::CancelDrain { name, .. } => write!(f, "take the drain of {name} back"),
-            Self::StopAll => write!(f, "close all shards in place"),
-            Self::DrainForRemoval { name, .. } => write!(f, "drain {name} for its removal"),
-            Self::DrainForRestart { name, .. } => write!(f, "drain {name} for a restart"),
-            Self::Close { name, .. } => write!(f, "end the session of {name}"),
-            Self::Remove { name, .. } => write!(f, "remove {name}"),
-            Self::DeletePod { name, .. } => write!(f, "delete pod {name}"),
-            Self::DeleteClaim { name, .. } => write!(f, "delete volume claim {name}"),
-            Self::AdoptClaim { name } => write!(f, "adopt volume claim {name}"),
-        }
-    }
-}
-
 /// What is going on, as the condition Progressing names it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum Activity {
     #[default]
     Idle,
     Creating,
+    Abandoning,
     ScalingUp,
     Draining,
     Removing,
@@ -370,10 +282,11 @@ struct Scene<'a> {
 /// The first rule that has something to do or to wait for, decides.
 pub fn next(desired: &Desired, observed: &Observed) -> Decision {
     let scene = Scene { desired, observed };
-    let rules: [fn(&Scene<'_>) -> Option<Decision>; 12] = [
+    let rules: [fn(&Scene<'_>) -> Option<Decision>; 13] = [
         repair::lost_nodes,
         repair::deaths,
         repair::outdated_and_down,
+        abandon::abandon,
         hibernate::stop,
         found::begin,
         hibernate::resume,

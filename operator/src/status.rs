@@ -62,7 +62,10 @@ pub fn status(scene: &Scene<'_>) -> ShardClusterStatus {
         updated_replicas: updated as i32,
         selector: names.selector_text(),
         version: scene.version.map(str::to_owned).or_else(|| before.version.clone()),
-        cluster_id: known.map(|known| known.cluster.clone()).or_else(|| before.cluster_id.clone()),
+        // One that was given up is no more.
+        cluster_id: known
+            .map(|known| known.cluster.clone())
+            .or_else(|| before.cluster_id.clone().filter(|_| scene.observed.formed)),
         leader,
         shards: known.map(|known| ShardCounts {
             total: known.shards.total as i32,

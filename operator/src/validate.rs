@@ -10,10 +10,7 @@ use std::fmt;
 
 use crate::{
     build::{Children, Cluster, stateful_set},
-    crd::{
-        MaintenanceTaints, OnRegistryLoss, ShardCluster, ShardClusterSpec, TlsMode,
-        condition::Stalled,
-    },
+    crd::{MaintenanceTaints, ShardCluster, ShardClusterSpec, TlsMode, condition::Stalled},
     pki,
 };
 
@@ -85,8 +82,6 @@ pub fn validate<'a>(
 }
 
 fn not_supported(spec: &ShardClusterSpec) -> Vec<Problem> {
-    let refound =
-        spec.storage.as_ephemeral().is_some_and(|s| s.on_registry_loss == OnRegistryLoss::Refound);
     let drain = match spec.disruption.node_taints {
         MaintenanceTaints::Drain => true,
         MaintenanceTaints::Ignore => false,
@@ -99,11 +94,6 @@ fn not_supported(spec: &ShardClusterSpec) -> Vec<Problem> {
             "CertManager is not supported yet; use BuiltIn",
         ),
         (drain, "spec.disruption.nodeTaints", "Drain is not supported yet; use Ignore"),
-        (
-            refound,
-            "spec.storage.ephemeral.onRegistryLoss",
-            "Refound is not supported yet; use Wait",
-        ),
     ];
     let asked = asked.into_iter().filter(|(is_asked, ..)| *is_asked);
     asked

@@ -13,6 +13,7 @@ use shoal_proto::shoal::admin::v1::{self as pb, admin_client::AdminClient};
 use tonic::{Code, Status, transport::Channel};
 
 pub use connect::{Credentials, Error as ConnectError};
+pub use read::Scope;
 
 use crate::rollout::{Settings, Step};
 
@@ -153,6 +154,9 @@ impl Workers {
             | Step::Resize { .. }
             | Step::RecordCluster { .. }
             | Step::ConfirmFounding { .. }
+            | Step::Abandon { .. }
+            | Step::Keep { .. }
+            | Step::Forget { .. }
             | Step::DeletePod { .. }
             | Step::DeleteClaim { .. }
             | Step::AdoptClaim { .. } => Ok(()),

@@ -128,10 +128,6 @@ fn what_is_not_done_yet_is_said_and_stands_in_no_ones_way() {
                 json!({ "tls": { "mode": "CertManager", "certManager": { "issuerRef": { "name": "x" } } } }),
                 "spec.tls.mode",
             ),
-            (
-                json!({ "storage": { "type": "Ephemeral", "ephemeral": { "onRegistryLoss": "Refound" } } }),
-                "spec.storage.ephemeral.onRegistryLoss",
-            ),
         ] {
             let mut whole = spec.clone();
             whole["image"] = json!(IMAGE);

@@ -11,6 +11,7 @@ mod chance;
 mod idle;
 mod operators;
 mod process;
+mod refound;
 mod reversals;
 mod scene;
 mod schema;

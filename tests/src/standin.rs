@@ -46,6 +46,10 @@ pub struct Knobs {
     pub hang_in_drain: Vec<String>,
     /// Pods that no node is found for.
     pub unschedulable: Vec<String>,
+    /// Pods whose mounted files stay as they are.
+    pub stale: Vec<String>,
+    /// A founding that was confirmed does not form.
+    pub never_forms: bool,
 }
 
 impl Default for Knobs {
@@ -57,6 +61,8 @@ impl Default for Knobs {
             restart_after: Duration::from_millis(500),
             hang_in_drain: Vec::new(),
             unschedulable: Vec::new(),
+            stale: Vec::new(),
+            never_forms: false,
         }
     }
 }

@@ -13,7 +13,7 @@ const MAX_FOUNDING: i32 = 3;
 pub const IDENTITY_FILE: &str = "identity.json";
 
 /// The content, as workers read it.
-#[derive(Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+#[derive(Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct Identity {
     /// Uid of the ShardCluster.
@@ -24,6 +24,12 @@ pub struct Identity {
     /// The cluster they founded, once the operator has recorded it.
     #[serde(rename = "formedClusterID", skip_serializing_if = "Option::is_none")]
     pub formed_cluster_id: Option<String>,
+    /// The recorded cluster while it is about to be given up: no empty directory joins it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub abandoning: Option<String>,
+    /// When that began; workers give it back with their answer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub abandoning_since: Option<String>,
 }
 
 /// Reasons why an identity could not be read.
@@ -45,6 +51,8 @@ impl Identity {
             cr_uid: cluster.uid.to_owned(),
             founding: founding.map(|(ordinal, _)| cluster.names.pod(ordinal)).collect(),
             formed_cluster_id: None,
+            abandoning: None,
+            abandoning_since: None,
         }
     }
 

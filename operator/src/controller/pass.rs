@@ -11,14 +11,14 @@ use super::{AFTER_STEP, AFTERMATH, Context, Error, IDLE, LATELY, WAITING, certif
 use crate::{
     apply::{self, Applier, Outcome},
     build::{self, Cluster},
-    crd::{ShardCluster, State, StorageType, condition::Stalled},
+    crd::{ShardCluster, State, StorageType, annotation, condition::Stalled},
     desired::desired,
     observe::{FORMER, Live},
-    rollout::{self, Decision, Drain, Life, Observed, Registry, Step},
+    rollout::{self, Decision, Desired, Drain, Life, Observed, Registry, Step},
     status::{self, Refusal},
     telemetry::ClusterFigures,
     validate::{self, Existing, Problem},
-    worker_client::{Error as WorkerError, Workers},
+    worker_client::{Error as WorkerError, Scope, Workers},
 };
 
 /// A status that only counts further is written this often at most.
@@ -54,7 +54,9 @@ pub(super) async fn pass(seen: &ShardCluster, context: &Context) -> Result<Actio
         },
         Err(refused) => (false, true, Some(refused)),
     };
-    let mut decision = rollout::next(&desired(&cluster), &pass.observed);
+    let desired = desired(&cluster);
+    refusal = refusal.or_else(|| pass.refused_recovery(&desired));
+    let mut decision = rollout::next(&desired, &pass.observed);
     if paused || held || stepped {
         decision.step = None;
     }
@@ -101,8 +103,14 @@ impl<'a> Pass<'a> {
             None => None,
         };
         let workers = Workers::new(live.places(), credentials, context.epochs.clone());
-        let heard = workers.look().await?;
+        let recorded = observed.identity.as_ref().is_some_and(|i| i.cluster.is_some());
+        let heard = workers.look(if recorded { Scope::All } else { Scope::Some }).await?;
         observed.registry = heard.registry;
+        for pod in observed.pods.values_mut() {
+            let standing = heard.standings.get(&pod.name);
+            // Another pod may have the address by now.
+            pod.standing = standing.filter(|standing| standing.uid == pod.uid).cloned();
+        }
         observed.formed |= matches!(observed.registry, Registry::Known(_));
         age_drains(cluster, &mut observed, now);
         let applier = Applier::new(context.client.clone(), cluster);
@@ -122,6 +130,13 @@ impl<'a> Pass<'a> {
         };
         self.volumes()?;
         Ok(withheld)
+    }
+
+    /// The annotation asks for what would cost a cluster that is still there.
+    fn refused_recovery(&self, desired: &Desired) -> Option<Refusal> {
+        let why = rollout::refused_recovery(desired, &self.observed)?;
+        let message = format!("metadata.annotations[{}]: {why}", annotation::RECOVER);
+        Some(Refusal { reason: Stalled::RecoveryRefused, message })
     }
 
     /// Volumes of one former cluster bring it back; of two, nobody knows which was meant.

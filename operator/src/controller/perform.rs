@@ -1,5 +1,6 @@
 //! Carries one step out, and says so to whoever reads the events.
 
+use k8s_openapi::jiff::Timestamp;
 use kube::{
     Resource as _, ResourceExt as _,
     runtime::events::{Event, EventType},
@@ -22,7 +23,25 @@ pub(super) async fn perform(pass: &Pass<'_>, step: &Step) -> Result<(), Error> {
             identity.formed_cluster_id = status.and_then(|status| status.cluster_id.clone());
             pass.applier.create_identity(&identity.config_map(&built, None)).await?;
         }
-        Step::RecordCluster { cluster } => record(pass, cluster).await?,
+        Step::RecordCluster { cluster } => {
+            amend(pass, |identity| identity.formed_cluster_id = Some(cluster.clone())).await?;
+        }
+        Step::Abandon { cluster, .. } => {
+            let since = Timestamp::now().to_string();
+            amend(pass, |identity| {
+                identity.abandoning = Some(cluster.clone());
+                identity.abandoning_since = Some(since.clone());
+            })
+            .await?;
+        }
+        Step::Keep { .. } => amend(pass, unmark).await?,
+        Step::Forget { .. } => {
+            amend(pass, |identity| {
+                unmark(identity);
+                identity.formed_cluster_id = None;
+            })
+            .await?;
+        }
         Step::Resize { replicas, former } => {
             let set = pass.set(*replicas, *former)?;
             pass.applier.ensure_set(&set).await?;
@@ -55,12 +74,16 @@ pub(super) async fn perform(pass: &Pass<'_>, step: &Step) -> Result<(), Error> {
     Ok(())
 }
 
-/// Over the very version that was read; an id that is recorded stays.
-async fn record(pass: &Pass<'_>, cluster: &str) -> Result<(), Error> {
+fn unmark(identity: &mut Identity) {
+    (identity.abandoning, identity.abandoning_since) = (None, None);
+}
+
+/// Over the very version that was read and decided on.
+async fn amend(pass: &Pass<'_>, change: impl FnOnce(&mut Identity)) -> Result<(), Error> {
     let built = pass.built()?;
     let Some(map) = &pass.live.identity else { return Ok(()) };
     let Ok(mut identity) = Identity::read(map) else { return Ok(()) };
-    identity.formed_cluster_id = Some(cluster.to_owned());
+    change(&mut identity);
     let map = identity.config_map(&built, map.metadata.resource_version.as_deref());
     pass.applier.replace_identity(&map).await?;
     Ok(())
@@ -73,6 +96,9 @@ pub(super) fn kind(step: &Step) -> &'static str {
         Step::Resize { .. } => "resize",
         Step::RecordCluster { .. } => "record_cluster",
         Step::ConfirmFounding { .. } => "confirm_founding",
+        Step::Abandon { .. } => "abandon",
+        Step::Keep { .. } => "keep",
+        Step::Forget { .. } => "forget",
         Step::Configure(_) => "configure",
         Step::ReportDeath { .. } => "report_death",
         Step::CancelDrain { .. } => "cancel_drain",
@@ -97,6 +123,16 @@ fn event(step: &Step) -> Option<(EventType, &'static str, String)> {
         }
         Step::RecordCluster { cluster } => normal("Founded", format!("cluster {cluster}")),
         Step::ConfirmFounding { .. } => None,
+        Step::Abandon { cluster, because } => warning(
+            "Abandoning",
+            format!("no pod holds cluster {cluster}, and {because}: it is given up once all agree"),
+        ),
+        Step::Keep { cluster, because } => {
+            warning("Kept", format!("cluster {cluster} is not given up: {because}"))
+        }
+        Step::Forget { cluster } => {
+            warning("Abandoned", format!("cluster {cluster} is given up; the pods found another"))
+        }
         Step::Resize { replicas, .. } => normal("Scaled", format!("runs {replicas} pods")),
         Step::Configure(_) => normal("Configured", "settings reached the registry".to_owned()),
         Step::ReportDeath { name, incarnation, .. } => {
@@ -182,6 +218,9 @@ fn subject(step: &Step) -> Option<(&'static str, &str)> {
         | Step::Resize { .. }
         | Step::RecordCluster { .. }
         | Step::ConfirmFounding { .. }
+        | Step::Abandon { .. }
+        | Step::Keep { .. }
+        | Step::Forget { .. }
         | Step::Configure(_)
         | Step::StopAll => None,
     }

@@ -2,7 +2,8 @@
 
 /// On a ShardCluster, by a user: `<pod name>`: replace this member and its lost volume.
 pub const REPLACE: &str = "shoal.dev/replace";
-/// On a ShardCluster, by a user: `<status.clusterID>`: rebuild the registry after a lost quorum.
+/// On a ShardCluster, by a user: `<status.clusterID>`: give that cluster up once no pod holds it any
+/// more, and found another.
 pub const RECOVER: &str = "shoal.dev/recover";
 /// On anything the operator guards, by a user: pass with a warning.
 pub const BREAK_GLASS: &str = "shoal.dev/break-glass";

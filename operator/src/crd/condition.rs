@@ -146,6 +146,8 @@ table! {
     Progressing {
         /// The cluster is being founded.
         Creating = True,
+        /// A recorded cluster that no pod holds any more is given up, and another is founded.
+        Abandoning = True,
         /// Nodes are added.
         ScalingUp = True,
         /// A node hands over its shards in order to leave.
@@ -198,6 +200,8 @@ table! {
         VolumeExpansionRefused = True,
         /// No leader can be elected and no pod will come back by itself.
         QuorumLost = True,
+        /// The annotation `shoal.dev/recover` names another cluster, or one that a pod still holds.
+        RecoveryRefused = True,
         /// Nothing is in the way.
         None = False,
     }

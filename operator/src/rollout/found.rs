@@ -1,6 +1,6 @@
 //! From nothing to a formed cluster, and more pods than before.
 
-use super::{Activity, Decision, Life, Registry, Scene, Step};
+use super::{Activity, Decision, Life, Registry, Scene, Step, abandon};
 
 /// A founding set is never larger: three tolerate the loss of one directory.
 const FOUNDERS: u32 = 3;
@@ -37,6 +37,9 @@ pub(super) fn form(scene: &Scene<'_>) -> Option<Decision> {
     if let Some(cluster) = &identity.cluster {
         let holds = |pod: &&String| joined.get(*pod) == Some(cluster);
         let pods: Vec<String> = identity.founding.iter().filter(holds).cloned().collect();
+        if abandon::is_lost(scene, cluster) {
+            return None;
+        }
         if pods.is_empty() {
             let text = format!("no founding pod has joined the recorded cluster {cluster} yet");
             return Some(scene.founding(text));

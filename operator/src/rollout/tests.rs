@@ -1,5 +1,6 @@
 //! The rules of a roll, one by one and together.
 
+mod abandon;
 mod world;
 
 use super::*;

@@ -103,6 +103,7 @@ impl<'a> Facts<'a> {
         match self.scene.decision.activity {
             Activity::Rolling => row(Ready::Rolling, wait()),
             Activity::Creating => row(Ready::Creating, wait()),
+            Activity::Abandoning => row(Ready::ShardsUnowned, wait()),
             Activity::ScalingUp | Activity::Draining | Activity::Removing => {
                 row(Ready::Scaling, wait())
             }
@@ -144,10 +145,11 @@ impl<'a> Facts<'a> {
                 let text = format!("{} of {} shards", known.shards.unassigned, known.shards.total);
                 row(Available::ShardsUnowned, text)
             }
-            Registry::Founding { .. } => row(Available::NotFormed, ""),
-            Registry::Unknown { .. } if !self.scene.observed.formed => {
+            Registry::Founding { .. } | Registry::Unknown { .. } if !self.scene.observed.formed => {
                 row(Available::NotFormed, "")
             }
+            // Pods answer, and none of them holds what they served.
+            Registry::Founding { .. } => row(Available::QuorumLost, ""),
             Registry::Unknown { why } => row(Available::QuorumLost, why.clone()),
         }
     }
@@ -161,6 +163,7 @@ impl<'a> Facts<'a> {
         }
         match decision.activity {
             Activity::Creating => row(Progressing::Creating, text),
+            Activity::Abandoning => row(Progressing::Abandoning, text),
             Activity::ScalingUp => row(Progressing::ScalingUp, text),
             Activity::Draining => row(Progressing::Draining, text),
             Activity::Removing => row(Progressing::Removing, text),

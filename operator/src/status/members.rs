@@ -18,6 +18,8 @@ pub(super) fn members(scene: &Scene<'_>, before: &[Member]) -> Vec<Member> {
         Registry::Known(known) => Some(known),
         Registry::Unknown { .. } | Registry::Founding { .. } => None,
     };
+    // Of a cluster that was given up nothing is known any more.
+    let before = if scene.observed.formed { before } else { &[] };
     let nodes = known.map_or(&[][..], |known| &known.nodes);
     let pods = scene.observed.pods.values();
     let mut all: BTreeSet<String> = pods.map(|pod| pod.name.clone()).collect();

@@ -182,3 +182,36 @@ fn a_drain_keeps_its_beginning_and_says_whether_it_can_be_taken_back() {
     let later = shown(&cluster, &observed, &decision, None, 60);
     assert_eq!((drain(&later).since.0.as_second(), drain(&later).revocable), (50, false));
 }
+
+#[test]
+fn a_lost_registry_is_shown_until_it_is_given_up_and_then_forgotten() {
+    let (mut cluster, mut observed) = (cluster(3), observed(3));
+    cluster.status = Some(shown(&cluster, &observed, &Decision::default(), None, 1));
+    observed.registry = Registry::Founding { joined: std::collections::BTreeMap::new() };
+    let lost = crate::rollout::Blocked {
+        halt: Some(Halt::QuorumLost),
+        member: String::new(),
+        message: "the registry is lost".to_owned(),
+    };
+    let decision = Decision { blocked: Some(lost), ..Decision::default() };
+    let waits = shown(&cluster, &observed, &decision, None, 2);
+    is(&waits, "Available", "False", "QuorumLost");
+    is(&waits, "Stalled", "True", "QuorumLost");
+    let refusal = Refusal {
+        reason: Stalled::RecoveryRefused,
+        message: "metadata.annotations[shoal.dev/recover]: it names another".to_owned(),
+    };
+    let refused = shown(&cluster, &observed, &decision, Some(&refusal), 2);
+    is(&refused, "Stalled", "True", "RecoveryRefused");
+    let decision = Decision { activity: Activity::Abandoning, ..Decision::default() };
+    let marked = shown(&cluster, &observed, &decision, None, 3);
+    is(&marked, "Progressing", "True", "Abandoning");
+    is(&marked, "Ready", "False", "ShardsUnowned");
+    assert_eq!(marked.cluster_id.as_deref(), Some("c"), "the annotation names it");
+    observed.formed = false;
+    let anew = shown(&cluster, &observed, &Decision::default(), None, 4);
+    is(&anew, "Available", "False", "NotFormed");
+    assert_eq!(anew.cluster_id, None);
+    assert!(anew.members.iter().all(|member| member.node_id.is_none()));
+    assert!(is_urgent(Some(&marked), &anew));
+}

@@ -6,35 +6,47 @@ use futures::future::join_all;
 use shoal_proto::shoal::admin::v1 as pb;
 
 use super::{ANSWER, Error, Place, Workers};
-use crate::rollout::{Drain, Life, Member, Members, Registry, Settings, Shards};
+use crate::rollout::{Drain, Life, Member, Members, Registry, Settings, Shards, Standing};
 
 /// Workers asked at once for who leads: more would answer the same.
 const ASKED: usize = 8;
+/// And where all of them must answer, beyond those: 1,000 silent ones are done within half a pass.
+const ASKED_AT_ONCE: usize = 128;
 
 /// What was heard, and the version of the oldest worker that answered.
 #[derive(Debug, Default)]
 pub struct Heard {
     pub registry: Registry,
     pub version: Option<String>,
+    /// What processes say of themselves, by pod.
+    pub standings: BTreeMap<String, Standing>,
+}
+
+type Answers = Vec<(Place, Result<pb::StatusResponse, String>)>;
+
+/// Who is asked where nobody of the first ones is in a formed cluster.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Scope {
+    Some,
+    /// All: a cluster id is recorded, and it may be that nobody holds it.
+    All,
 }
 
 impl Workers {
     /// The registry as a quorum confirms it now. An operator epoch above ours ends the process.
-    pub async fn look(&self) -> Result<Heard, Error> {
-        let mut asked = Vec::new();
-        for place in self.places.iter().take(ASKED) {
-            asked.push(self.told(place.clone()));
+    pub async fn look(&self, scope: Scope) -> Result<Heard, Error> {
+        let (first, others) = self.places.split_at(self.places.len().min(ASKED));
+        let mut answers = self.ask_all(first).await;
+        if scope == Scope::All && told(&answers).values().all(|status| !status.formed) {
+            answers.extend(self.ask_all(others).await);
         }
-        let answers = join_all(asked).await;
-        let told = |(place, answer): &(Place, Result<pb::StatusResponse, String>)| {
-            answer.as_ref().ok().map(|status| (place.pod.clone(), status.clone()))
-        };
-        let told: BTreeMap<String, pb::StatusResponse> = answers.iter().filter_map(told).collect();
+        let told = told(&answers);
         let version = told.values().map(|status| status.version.clone()).min();
+        let standings = told.iter().filter_map(standing).collect();
         let Some(formed) = told.values().filter(|s| s.formed).max_by_key(|s| (s.term, s.applied))
         else {
             let registry = unformed(&told, &answers);
-            return Ok(Heard { registry, version });
+            return Ok(Heard { registry, version, standings });
         };
         let leader = formed.nodes.iter().find(|node| node.id == formed.leader_id);
         let mut places: Vec<&Place> = self.places.iter().collect();
@@ -47,12 +59,20 @@ impl Workers {
                     let epoch = status.settings.as_ref().map_or(0, |s| s.operator_epoch);
                     self.check_epoch(&status.cluster_id, epoch)?;
                     let registry = Registry::Known(members(&status, &nodes));
-                    return Ok(Heard { registry, version });
+                    return Ok(Heard { registry, version, standings });
                 }
                 Err(error) => why = format!("{}: {error}", place.pod),
             }
         }
-        Ok(Heard { registry: Registry::Unknown { why }, version })
+        Ok(Heard { registry: Registry::Unknown { why }, version, standings })
+    }
+
+    async fn ask_all(&self, places: &[Place]) -> Answers {
+        let mut answers = Vec::new();
+        for some in places.chunks(ASKED_AT_ONCE) {
+            answers.extend(join_all(some.iter().map(|place| self.told(place.clone()))).await);
+        }
+        answers
     }
 
     async fn told(&self, place: Place) -> (Place, Result<pb::StatusResponse, String>) {
@@ -84,10 +104,28 @@ impl Workers {
     }
 }
 
-fn unformed(
-    told: &BTreeMap<String, pb::StatusResponse>,
-    answers: &[(Place, Result<pb::StatusResponse, String>)],
-) -> Registry {
+fn told(answers: &Answers) -> BTreeMap<String, pb::StatusResponse> {
+    let told = |(place, answer): &(Place, Result<pb::StatusResponse, String>)| {
+        answer.as_ref().ok().map(|status| (place.pod.clone(), status.clone()))
+    };
+    answers.iter().filter_map(told).collect()
+}
+
+/// None from a worker whose version does not tell.
+fn standing((pod, status): (&String, &pb::StatusResponse)) -> Option<(String, Standing)> {
+    let standing = status.standing.clone()?;
+    let mark = (standing.abandoning, standing.abandoning_since);
+    let standing = Standing {
+        uid: standing.pod_uid,
+        cluster: Some(standing.cluster_id).filter(|id| !id.is_empty()),
+        formed: standing.formed,
+        joining: standing.joining,
+        mark: Some(mark).filter(|(cluster, _)| !cluster.is_empty()),
+    };
+    Some((pod.clone(), standing))
+}
+
+fn unformed(told: &BTreeMap<String, pb::StatusResponse>, answers: &Answers) -> Registry {
     if told.is_empty() {
         let silent = answers
             .iter()

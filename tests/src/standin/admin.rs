@@ -111,6 +111,7 @@ impl World {
                 cluster_id: cluster.unwrap_or_default().to_string(),
                 version: process.version.clone(),
                 waiting: "the cluster is to form".to_owned(),
+                standing: Some(self.standing(process)),
                 ..pb::StatusResponse::default()
             };
         }
@@ -137,6 +138,21 @@ impl World {
             waiting: String::new(),
             version: process.version.clone(),
             caught_up: caught_up.map(|id| id.0).collect(),
+            standing: Some(self.standing(process)),
+        }
+    }
+
+    fn standing(&self, process: &Process) -> pb::Standing {
+        let cluster = self.directories.get(&process.volume).and_then(|d| d.cluster);
+        let identity = process.identity.clone().unwrap_or_default();
+        let (formed, admitted) = (self.is_member(process), self.node_of(process).is_some());
+        pb::Standing {
+            pod_uid: process.uid.clone(),
+            cluster_id: cluster.map_or_else(String::new, |id| id.to_string()),
+            formed: formed && admitted,
+            joining: formed && !admitted,
+            abandoning: identity.abandoning.unwrap_or_default(),
+            abandoning_since: identity.abandoning_since.unwrap_or_default(),
         }
     }
 }

@@ -81,6 +81,13 @@ impl Kubelet {
         Api::namespaced(self.client(), &self.shared.namespace)
     }
 
+    /// What the pods mount.
+    async fn identity(&self) -> anyhow::Result<Option<Identity>> {
+        let maps = Api::<ConfigMap>::namespaced(self.client(), &self.shared.namespace);
+        let map = maps.get_opt(&format!("{}-identity", self.shared.cluster)).await?;
+        Ok(map.as_ref().and_then(|map| Identity::read(map).ok()))
+    }
+
     async fn sync(&mut self) -> anyhow::Result<()> {
         self.heartbeat().await?;
         let selector = format!("app.kubernetes.io/instance={}", self.shared.cluster);
@@ -103,6 +110,8 @@ impl Kubelet {
             }
             stays
         });
+        let identity = self.identity().await?;
+        self.shared.world.lock().bring(identity.as_ref());
         for pod in &pods {
             // One that was changed under us is looked at again.
             let _ = self.look_after(pod, &claims).await;
@@ -195,11 +204,7 @@ impl Kubelet {
         claims: &[PersistentVolumeClaim],
     ) -> anyhow::Result<bool> {
         let (name, uid) = (pod.name_any(), pod.uid().unwrap_or_default());
-        let maps = Api::<ConfigMap>::namespaced(self.client(), &self.shared.namespace);
-        let map = maps.get_opt(&format!("{}-identity", self.shared.cluster)).await?;
-        let Some(identity) = map.as_ref().and_then(|map| Identity::read(map).ok()) else {
-            return Ok(false);
-        };
+        let Some(identity) = self.identity().await? else { return Ok(false) };
         let claim = claims.iter().find(|claim| claim.name_any() == format!("shoal-data-{name}"));
         let volume = claim.and_then(|claim| claim.uid()).unwrap_or_else(|| uid.clone());
         let setting = |key: &str| {
@@ -354,6 +359,14 @@ fn in_use(error: &anyhow::Error) -> bool {
 }
 
 impl World {
+    /// A mounted file is brought up to date while its pod runs.
+    fn bring(&mut self, identity: Option<&Identity>) {
+        let stale = self.knobs.stale.clone();
+        for process in self.processes.values_mut().filter(|p| !stale.contains(&p.pod)) {
+            process.identity = identity.cloned().or_else(|| process.identity.take());
+        }
+    }
+
     /// A container that ended is started again, with the same directory.
     fn restart(&mut self, uid: &str, now: Instant) {
         let after = self.knobs.restart_after;

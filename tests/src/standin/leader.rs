@@ -55,6 +55,7 @@ impl World {
     fn find_each_other(&mut self, now: Instant) {
         let running: Vec<Process> = self.processes.values().filter(|p| p.runs).cloned().collect();
         for process in running.iter().filter(|p| !p.stopping) {
+            self.let_go(process);
             let booted = now >= process.since + self.knobs.boot;
             if !booted || self.cluster_of(process).is_some() {
                 continue;
@@ -62,6 +63,9 @@ impl World {
             let Some(identity) = &process.identity else { continue };
             let peers = || running.iter().filter(|peer| process.sees(peer, now));
             let theirs = peers().find_map(|peer| self.cluster_of(peer));
+            if identity.abandoning.is_some() {
+                continue;
+            }
             let recorded = identity.formed_cluster_id.as_ref().and_then(|id| id.parse().ok());
             let founds = identity.founding.contains(&process.pod);
             let joins = match recorded {
@@ -76,6 +80,15 @@ impl World {
                     self.found(process);
                 }
             }
+        }
+    }
+
+    /// One that waits to be admitted to a marked cluster leaves it.
+    fn let_go(&mut self, process: &Process) {
+        let marked = process.identity.as_ref().and_then(|i| i.abandoning.as_ref()?.parse().ok());
+        let joining = self.registry.formed() && self.node_of(process).is_none();
+        if joining && marked.is_some() && self.cluster_of(process) == marked {
+            self.directory(&process.volume).cluster = None;
         }
     }
 
@@ -156,7 +169,8 @@ impl World {
 
     /// Once the operator has confirmed one of the founding set, and all of them are there.
     fn form(&mut self) {
-        if self.registry.formed() || !self.processes.values().any(|p| p.runs && p.confirmed) {
+        let confirmed = self.processes.values().any(|p| p.runs && p.confirmed);
+        if self.registry.formed() || !confirmed || self.knobs.never_forms {
             return;
         }
         let identity = self.processes.values().find_map(|p| p.identity.clone());

@@ -60,6 +60,8 @@ impl World {
             max_unavailable: 1,
             progress_deadline: Duration::from_secs(600),
             deletes_claims: true,
+            refounds: false,
+            recover: None,
         };
         Self {
             desired,
@@ -200,6 +202,9 @@ impl World {
             | Step::Resize { .. }
             | Step::RecordCluster { .. }
             | Step::ConfirmFounding { .. }
+            | Step::Abandon { .. }
+            | Step::Keep { .. }
+            | Step::Forget { .. }
             | Step::Configure(_)
             | Step::ReportDeath { .. }
             | Step::CancelDrain { .. }
@@ -219,7 +224,7 @@ impl World {
     fn carry_out(&mut self, step: Step) {
         match step {
             Step::CreateIdentity { founding } => {
-                self.seen.identity = Some(Identity { founding, cluster: None });
+                self.seen.identity = Some(Identity { founding, ..Identity::default() });
             }
             Step::RecordCluster { cluster } => {
                 let identity = self.seen.identity.as_mut().expect("an identity");
@@ -227,6 +232,9 @@ impl World {
                 identity.cluster = Some(cluster);
             }
             Step::ConfirmFounding { .. } => self.form(),
+            Step::Abandon { .. } | Step::Keep { .. } | Step::Forget { .. } => {
+                panic!("{step}: nobody here has answered that he holds nothing")
+            }
             Step::Resize { replicas, former } => {
                 let revision = Some(format!("r{}", self.revision));
                 self.seen.set = Some(Set { replicas, revision, former });
