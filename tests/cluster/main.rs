@@ -3,6 +3,7 @@
 // Everything here is a test, outside of the product.
 #![allow(clippy::unwrap_used, clippy::disallowed_methods)]
 
+mod abandoned;
 mod calls;
 mod directories;
 mod garbage;

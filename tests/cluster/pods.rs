@@ -9,24 +9,24 @@ use shoal_tests::{ApiServer, Cluster, Counters, Load, Node, Ports, Space, admin,
 use tonic::Code;
 
 /// Founding pods.
-const FOUNDERS: usize = 3;
+pub(crate) const FOUNDERS: usize = 3;
 const SHARDS: &str = "64";
 /// Long past what a drain takes.
 const GRACE: Duration = Duration::from_secs(120);
 
 /// Pods `orders-0` … as an operator renders them, none of them started.
-struct Pods {
-    cluster: Cluster,
+pub(crate) struct Pods {
+    pub(crate) cluster: Cluster,
     api: ApiServer,
     identity: PathBuf,
 }
 
-fn name(at: usize) -> String {
+pub(crate) fn name(at: usize) -> String {
     format!("orders-{at}")
 }
 
 impl Pods {
-    fn prepared(pods: usize) -> Self {
+    pub(crate) fn prepared(pods: usize) -> Self {
         let (space, ports) = (Space::new(), Ports::any(1));
         let api = ApiServer::start(&space);
         let identity = space.path().join("identity.json");
@@ -57,16 +57,30 @@ impl Pods {
         self.cluster.space.path().join(format!("{}.termination", name(at)))
     }
 
-    fn record(&self, cluster: Option<&str>) {
+    pub(crate) fn record(&self, cluster: Option<&str>) {
+        self.write(&json!({ "formedClusterID": cluster }));
+    }
+
+    /// The recorded cluster is about to be given up.
+    pub(crate) fn mark(&self, cluster: &str, since: &str) {
+        self.write(&json!({
+            "formedClusterID": cluster, "abandoning": cluster, "abandoningSince": since,
+        }));
+    }
+
+    fn write(&self, fields: &serde_json::Value) {
         let founding: Vec<String> = (0..FOUNDERS).map(name).collect();
-        let text = json!({ "crUID": "u", "founding": founding, "formedClusterID": cluster });
+        let mut text = json!({ "crUID": "u", "founding": founding });
+        for (field, value) in fields.as_object().unwrap() {
+            text[field] = value.clone();
+        }
         // As the kubelet does: the old one or the new one, never a part.
         let draft = self.identity.with_extension("draft");
         fs::write(&draft, text.to_string()).unwrap();
         fs::rename(&draft, &self.identity).unwrap();
     }
 
-    fn status(&self, at: usize) -> Result<StatusResponse, String> {
+    pub(crate) fn status(&self, at: usize) -> Result<StatusResponse, String> {
         let request = StatusRequest { linearizable: false };
         admin::ask(&self.cluster.nodes[at].admin_address(), async |mut client| {
             client.status(request).await
@@ -84,12 +98,12 @@ impl Pods {
         .map_err(|status| status.code())
     }
 
-    fn start(&mut self) {
+    pub(crate) fn start(&mut self) {
         self.cluster.nodes.iter_mut().for_each(Node::start);
     }
 
     /// Until all founders show the one cluster that they have joined, and one waits for the word.
-    fn joined(&self) -> String {
+    pub(crate) fn joined(&self) -> String {
         wait::until("the founders have joined and wait for the operator", || {
             let all: Vec<_> = (0..FOUNDERS).map(|at| self.status(at)).collect::<Result<_, _>>()?;
             let same = all.iter().all(|status| status.cluster_id == all[0].cluster_id);
@@ -102,7 +116,7 @@ impl Pods {
     }
 
     /// As an operator does: records the cluster and confirms it until it is formed.
-    fn formed(&mut self) -> String {
+    pub(crate) fn formed(&mut self) -> String {
         let cluster = self.joined();
         self.record(Some(&cluster));
         wait::until("the cluster is formed", || {
@@ -117,7 +131,7 @@ impl Pods {
     }
 
     /// Formed by its founders, all pods serving.
-    fn running(pods: usize) -> (Self, String) {
+    pub(crate) fn running(pods: usize) -> (Self, String) {
         let mut running = Self::prepared(pods);
         running.record(None);
         running.start();

@@ -23,7 +23,7 @@ const KEYS: usize = 40;
 
 /// A store of somebody else that keeps the highest token of each key, and refuses lower ones.
 #[derive(Default)]
-struct FencedStore(BTreeMap<String, u64>);
+pub(crate) struct FencedStore(BTreeMap<String, u64>);
 
 impl FencedStore {
     fn takes(&mut self, key: &str, token: u64) -> bool {
@@ -35,7 +35,7 @@ impl FencedStore {
 
     /// The present owner of each key is let in; its tokens.
     #[track_caller]
-    fn takes_all(&mut self, client: &mut Client) -> BTreeMap<String, u64> {
+    pub(crate) fn takes_all(&mut self, client: &mut Client) -> BTreeMap<String, u64> {
         let keys = (0..KEYS).map(|at| format!("key-{at}"));
         keys.map(|key| {
             let (_, answer) = client.read(&key).unwrap();
@@ -45,7 +45,7 @@ impl FencedStore {
         .collect()
     }
 
-    fn refuses_all(&mut self, older: &BTreeMap<String, u64>) {
+    pub(crate) fn refuses_all(&mut self, older: &BTreeMap<String, u64>) {
         for (key, token) in older {
             assert!(!self.takes(key, *token), "{key}: {token:x} is older");
         }
