@@ -287,7 +287,7 @@ fn s20_empty_pods_beside_one_that_holds_the_cluster_found_nothing() {
         annotate(&scene, Some(&living)).await;
         let words = scene.reason("Stalled", "RecoveryRefused").await;
         assert!(words.contains(&format!("holds cluster {living}")), "{words}");
-        assert_eq!(scene.standin.seen().founded, [living.clone()]);
+        assert_eq!(scene.standin.seen().founded, std::slice::from_ref(&living));
         // The empty ones have asked the last one to admit them: that keeps nothing once it is gone.
         annotate(&scene, None).await;
         lose(&scene, [2]).await;

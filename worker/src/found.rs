@@ -260,7 +260,8 @@ impl<E: Effects> Found<E> {
     ) -> (Self, Handle) {
         let directory = identity.lock().directory().clone();
         let machine = Machine::new(config, directory, random::u64(), clock::now());
-        let state = watch::Sender::new(shown(&machine, None));
+        // What the log holds is not known before this runs: nothing is promised until then.
+        let state = watch::Sender::new(State { refuses: None, ..shown(&machine, None) });
         let (sender, inbox) = mpsc::channel(INBOX);
         let handle = Handle { inbox: sender, state: state.subscribe() };
         let founding = Self {
