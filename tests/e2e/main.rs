@@ -12,6 +12,7 @@ mod kill;
 mod life;
 mod mistakes;
 mod operators;
+mod refound;
 mod removal;
 mod stage;
 mod watch;
