@@ -53,9 +53,12 @@ fn s20_empty_pods_beside_a_living_quorum_join_it_only_once_the_mark_is_gone() {
     pods.cluster.nodes[1].start();
     pods.cluster.nodes[1].ready();
     for at in [0, 1] {
-        let standing = pods.status(at).unwrap().standing.unwrap();
-        assert_eq!(standing.pod_uid, format!("uid-{at}"));
-        assert_eq!((standing.cluster_id.as_str(), standing.formed), (cluster.as_str(), true));
+        wait::until("the member says that it holds the cluster", || {
+            let standing = pods.status(at)?.standing.unwrap_or_default();
+            let holds = standing.cluster_id == cluster && standing.formed && !standing.joining;
+            let own = standing.pod_uid == format!("uid-{at}");
+            if holds && own { Ok(()) } else { Err(format!("{standing:?}")) }
+        });
     }
     // The next mark is another, and each is answered by its own word.
     pods.mark(&cluster, "t2");
