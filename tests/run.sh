@@ -25,13 +25,44 @@ suite() {
   rung "$name" cargo test "${all[@]}" --quiet "${features[@]}" "$@"
 }
 
+# What does not depend on time, with what others leave of the processors; it ends in `settle`.
+beside=() beside_names=()
+beside() {
+  local name=$1
+  shift
+  # A process group of its own, to end all of it where a rung fails.
+  set -m
+  nice -n 19 "$@" >"target/beside-${#beside[@]}.log" 2>&1 &
+  set +m
+  beside+=("$!") beside_names+=("$name")
+}
+end_beside() {
+  local pid
+  for pid in "${beside[@]}"; do kill -- "-$pid" 2>/dev/null || true; done
+}
+settle() {
+  local at code
+  for at in "${!beside[@]}"; do
+    code=0
+    echo "== ${beside_names[at]}: waits for its end, ${SECONDS} s after the beginning of all"
+    wait "${beside[at]}" || code=$?
+    cat "target/beside-$at.log"
+    if [ "$code" != 0 ]; then
+      echo "failed: ${beside_names[at]} (exit code $code)"
+      exit 1
+    fi
+  done
+  beside=()
+  echo "== all: ${SECONDS} s"
+}
+trap end_beside EXIT
+
 rung "build" cargo build "${all[@]}" --quiet "${features[@]}" --all-targets
+simulation=("${all[@]}" --quiet --features shoal-sim/sim --test seeds)
+rung "build of the simulation" cargo test "${simulation[@]}" --no-run
 export SHOAL=$PWD/target/debug/shoal SHOAL_OPERATOR=$PWD/target/debug/shoal-operator
 suite "unit, property and repository tests" --lib --bins --test tidy --test chart
 suite "machines together, simulated" --test machines
-suite "model of sessions and moves, exhaustively" --test proofs --test sameness
-rung "whole clusters, simulated" \
-  cargo test "${all[@]}" --quiet --features shoal-sim/sim --test seeds
 rung "every decoder under damaged bytes" \
   cargo test --workspace --quiet "${features[@]}" --test decoders
 suite "clusters of real processes" --test cluster
@@ -59,6 +90,9 @@ if target/debug/shoal dev --help >/dev/null 2>&1; then
     fi
   done
 fi
+beside "model of sessions and moves, exhaustively" \
+  cargo test "${all[@]}" --quiet "${features[@]}" --test proofs --test sameness
+beside "whole clusters, simulated" cargo test "${simulation[@]}"
 left_out="more seeds, longer loops and soaks (make sim, make soak)"
 [ "$(id -u)" = 0 ] || left_out+="; faults on processes (needs root)"
 # A cluster of our own needs root; one of the user must be named.
@@ -76,4 +110,5 @@ if [ "$(id -u)" = 0 ] || [ -n "${SHOAL_TEST_KUBECONFIG:-}" ]; then
 else
   left_out+="; Kubernetes (needs root, or SHOAL_TEST_KUBECONFIG)"
 fi
+settle
 echo "left out: $left_out"
