@@ -149,12 +149,14 @@ impl People {
         tracing::debug!(?drained, "asked to drain for good");
         let until = Instant::now() + COURSE;
         while !self.is_removed(node.id).await {
-            if self.hurried() || Instant::now() >= until {
+            let seen = self.seen(node.id).await;
+            // What is closed goes: nobody takes that back.
+            let closed = seen.as_ref().is_some_and(|seen| seen.life == "closed");
+            if (self.hurried() || Instant::now() >= until) && !closed {
                 self.take_back(node.id).await?;
-                if self.seen(node.id).await.is_none_or(|seen| seen.life != "left") {
+                if self.seen(node.id).await.is_none_or(|seen| seen.life == "up") {
                     return Err("taken back".to_owned());
                 }
-                break;
             }
             sleep(POLL).await;
         }

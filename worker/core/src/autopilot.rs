@@ -6,6 +6,7 @@
 //! `control` applies a change by compare-and-set on the membership the decision was made on.
 
 mod report;
+mod spare;
 mod transfer;
 mod voters;
 
@@ -23,6 +24,7 @@ use crate::{
 };
 
 pub use report::{Finding, Why};
+pub use spare::decide_without;
 pub use transfer::Transfer;
 
 /// A learner is promoted after being healthy for this long.

@@ -80,7 +80,7 @@ impl Server {
             settings: Some(wire::settings(registry.settings())),
             shards: Some(wire::counts(&registry)),
             nodes: nodes.collect(),
-            voters: membership.voters.iter().map(|id| id.0).collect(),
+            voters: membership.voters.union(&membership.retiring).map(|id| id.0).collect(),
             learners: membership.learners.iter().map(|id| id.0).collect(),
             moving: moving.map(|(id, row)| wire::shard(id, row)).collect(),
             waiting: self.inner.waiting.borrow().clone(),

@@ -9,7 +9,7 @@ use shoal_core::{
     registry::{self, Command, NodeInfo, Refused},
     session::{
         freshness::Freshness,
-        lease::{self, Lease},
+        lease::Lease,
         register::{self, Ask, Standing, Verdict},
     },
 };
@@ -36,7 +36,7 @@ impl Control {
             Request::Report(report) => self.report(report, reply, now),
             Request::Propose(command) => match self.fits(&command) {
                 Ok(()) => self.propose(Kind::Asked(reply), command),
-                Err(why) => drop(reply.send(Err(Denied::Impossible(why.to_string())))),
+                Err(denied) => drop(reply.send(Err(denied))),
             },
             Request::Move { shard, to, operator_epoch } => {
                 let judged = self.requested_move(shard, to, now);
@@ -60,14 +60,22 @@ impl Control {
         }
     }
 
-    /// A lease is bounded by the elections that run, which no apply may look at.
-    fn fits(&self, command: &Command) -> Result<(), lease::Error> {
+    /// What no apply may look at: the elections that run bound a lease, and who votes who may go.
+    fn fits(&self, command: &Command) -> Result<(), Denied> {
         let command =
             if let Command::Guarded { command, .. } = command { command } else { command };
-        let Command::Configure(registry::Configure { lease_ms: Some(millis), .. }) = command else {
-            return Ok(());
-        };
-        Lease::from_millis(*millis)?.fits(self.raft.elections())
+        match command {
+            Command::Configure(registry::Configure { lease_ms: Some(millis), .. }) => {
+                Lease::from_millis(*millis)
+                    .and_then(|lease| lease.fits(self.raft.elections()))
+                    .map_err(|why| Denied::Impossible(why.to_string()))
+            }
+            Command::Remove { node, .. } if !self.spares(*node) => Err(Denied::Later(format!(
+                "node {node} still votes, and the other voters are no majority without it: wait \
+                 until others vote"
+            ))),
+            _ => Ok(()),
+        }
     }
 
     fn grant(&self, reply: Reply, outcome: Outcome) {

@@ -212,7 +212,7 @@ impl Control {
         let raise = level > registry.settings().feature_level && term.level_asked < level;
         let voters = self.raft.membership();
         let gone = registry.nodes().find(|(id, node)| {
-            node.marked && !node.life.is_up() && !node.life.is_left() && !voters.voters.contains(id)
+            node.marked && !node.life.is_up() && !node.life.is_left() && !voters.votes(*id)
         });
         let remove = gone
             .filter(|(id, _)| term.removing != Some(*id))

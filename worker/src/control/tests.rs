@@ -340,6 +340,24 @@ async fn a_sole_voter_hands_leadership_to_nobody() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_voter_whom_the_log_cannot_spare_is_not_removed() {
+    let leader = Leader::of_three(16).await;
+    let (only, incarnation) = (leader.raft.id(), Incarnation { counter: 1, nonce: 1 });
+    let remove = |node| Command::Remove { node, incarnation };
+    for command in
+        [remove(only), Command::Guarded { operator_epoch: 0, command: Box::new(remove(only)) }]
+    {
+        let denied = leader.ask(Request::Propose(command)).await.unwrap_err();
+        assert!(matches!(&denied, Denied::Later(why) if why.contains("still votes")), "{denied:?}");
+    }
+    // Of whom the log does not depend the registry alone judges.
+    let other = leader.table.registry().nodes().map(|(id, _)| id).find(|id| *id != only).unwrap();
+    let denied = leader.ask(Request::Propose(remove(other))).await.unwrap_err();
+    assert!(matches!(denied, Denied::Refused(_)), "{denied:?}");
+    leader.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn l14_a_lease_shorter_than_three_of_the_elections_that_run_is_refused() {
     let leader = Leader::of_three(16).await;
     let lower = |lease_ms| {

@@ -1,6 +1,9 @@
 //! Asks the autopilot who should vote and carries its answer to Raft.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use shoal_core::{
     autopilot::{self, Autopilot, Change, Contact},
@@ -22,6 +25,8 @@ pub(super) struct Voters {
     next: Timestamp,
 }
 
+/// Who was not heard of for longer is not counted on.
+const HEARD_WITHIN: Duration = Duration::from_secs(1);
 /// Contacts are judged by the second.
 const EVERY: Duration = Duration::from_millis(200);
 
@@ -87,7 +92,7 @@ impl Control {
     /// One change at a time: the next is decided on what this one made of the membership.
     fn change_members(
         &mut self,
-        voters: std::collections::BTreeSet<NodeId>,
+        voters: BTreeSet<NodeId>,
         learners: BTreeMap<NodeId, Member>,
         members: &Members,
     ) {
@@ -105,7 +110,6 @@ impl Control {
 
     /// The voter that holds the most of the log, heard within the last second.
     pub(super) fn successor(&self) -> Option<NodeId> {
-        const HEARD_WITHIN: Duration = Duration::from_secs(1);
         let members = self.raft.membership();
         let registry = self.table.registry();
         self.raft
@@ -120,6 +124,25 @@ impl Control {
             })
             .max_by_key(|one| (one.matched.unwrap_or(LogIndex(0)), std::cmp::Reverse(one.node)))
             .map(|one| one.node)
+    }
+
+    /// Whether the log goes on where `node` takes its vote away for ever: its process, told that it
+    /// was removed, sets its directory aside, and who removed it may stop it at once.
+    pub(super) fn spares(&self, node: NodeId) -> bool {
+        let members = self.raft.membership();
+        let registry = self.table.registry();
+        let followers = self.raft.followers().into_iter();
+        let heard: BTreeSet<_> = followers
+            .filter(|one| one.silent.is_some_and(|silent| silent < HEARD_WITHIN))
+            .map(|one| one.node)
+            .chain([self.config.node])
+            .collect();
+        let stays = |id: NodeId| {
+            let row = registry.node(id);
+            heard.contains(&id) && row.is_some_and(|row| !row.life.is_left() && !row.marked)
+        };
+        !members.votes(node)
+            || !members.joint && autopilot::decide_without(&members.voters, node, stays)
     }
 
     /// Leadership passes to `to` at the next quiet moment within `span`.

@@ -157,7 +157,7 @@ impl Sessions {
     fn silent(&mut self, shared: &Shared, raft: &raft::Handle) -> Vec<Peer> {
         let members = raft.membership();
         // A watcher is told of no renewals and cannot judge by them.
-        let follows = members.voters.contains(&raft.id()) || members.learners.contains(&raft.id());
+        let follows = members.votes(raft.id()) || members.learners.contains(&raft.id());
         let (now, patience) = (clock::now(), SILENT_LEASES * lease(shared));
         let registry = shared.table.registry();
         let mut silent = Vec::new();

@@ -50,10 +50,19 @@ pub struct Members {
     pub learners: BTreeSet<NodeId>,
     /// Two configurations are in force: change to the same voters once more to finish.
     pub joint: bool,
+    /// Voters of the other one alone. Until then their votes are needed.
+    pub retiring: BTreeSet<NodeId>,
     /// The entry that says so; `None` before the log is initialised.
     pub entry: Option<EntryId>,
     /// That entry is committed.
     pub committed: bool,
+}
+
+impl Members {
+    /// In any configuration that is in force.
+    pub fn votes(&self, node: NodeId) -> bool {
+        self.voters.contains(&node) || self.retiring.contains(&node)
+    }
 }
 
 /// Who leads and who follows the log, with their RAFT_ADDRESSes, as a node that does not was
@@ -199,8 +208,11 @@ impl Handle {
 
 fn read(stored: &StoredMembership) -> Members {
     let configs = stored.get_joint_config();
+    let voters: BTreeSet<_> = configs.last().into_iter().flatten().copied().map(NodeId).collect();
+    let all = configs.iter().flatten().copied().map(NodeId);
     Members {
-        voters: configs.last().into_iter().flatten().copied().map(NodeId).collect(),
+        retiring: all.filter(|id| !voters.contains(id)).collect(),
+        voters,
         learners: stored.membership().learner_ids().map(NodeId).collect(),
         joint: configs.len() > 1,
         entry: stored.log_id().as_ref().map(entry_id),
