@@ -48,6 +48,7 @@ impl Client {
                 continue;
             }
             let invoked = sim::now();
+            let begun = self.history.lock().begin(&key, invoked);
             let outcome = match timeout(DEADLINE, self.call(&key)).await {
                 Ok(outcome) => outcome,
                 Err(_) => Outcome::Unknown("out of time".to_owned()),
@@ -56,7 +57,7 @@ impl Client {
                 self.connection = None;
             }
             let operation = Operation { key, invoked, returned: sim::now(), outcome };
-            self.history.lock().push(operation);
+            self.history.lock().end(begun, operation);
         }
     }
 

@@ -37,6 +37,9 @@ type Answer = (i64, u64, Duration, Duration);
 #[derive(Default)]
 pub struct History {
     pub operations: Vec<Operation>,
+    /// Calls that have begun and not ended, and how many have begun in all.
+    pending: BTreeMap<u64, (String, Duration)>,
+    begun: u64,
     /// Clients leave these keys alone.
     avoided: BTreeSet<String>,
     /// When each shard answered last.
@@ -50,7 +53,14 @@ pub struct History {
 }
 
 impl History {
-    pub fn push(&mut self, operation: Operation) {
+    pub fn begin(&mut self, key: &str, now: Duration) -> u64 {
+        self.begun += 1;
+        self.pending.insert(self.begun, (key.to_owned(), now));
+        self.begun
+    }
+
+    pub fn end(&mut self, begun: u64, operation: Operation) {
+        self.pending.remove(&begun);
         if let Outcome::Value { shard, .. } = operation.outcome {
             self.answered.insert(shard, operation.returned);
         }
@@ -112,6 +122,9 @@ impl History {
     /// When calls of a key that may have been executed began, though nobody was told.
     fn unknown(&self) -> BTreeMap<&str, Vec<Duration>> {
         let mut unknown: BTreeMap<_, Vec<_>> = BTreeMap::new();
+        for (key, invoked) in self.pending.values() {
+            unknown.entry(key.as_str()).or_default().push(*invoked);
+        }
         for operation in &self.operations {
             if matches!(operation.outcome, Outcome::Unknown(_)) {
                 unknown.entry(operation.key.as_str()).or_default().push(operation.invoked);
