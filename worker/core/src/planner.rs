@@ -126,9 +126,10 @@ impl<'a> PlanInput<'a> {
     /// Where shards have no owner and nobody else may have them, whoever was fenced lately may: the
     /// worst of owners is better than none.
     pub(super) fn sparing_nobody(mut self) -> Self {
-        let orphaned = self.shards.iter().any(|row| row.holding == Holding::Unassigned);
         let targets = self.nodes.iter().any(|node| node.standing == Standing::Target);
-        if orphaned && !targets {
+        let orphaned = || self.shards.iter().any(|row| row.holding == Holding::Unassigned);
+        // Nearly always there is a target, and no shard needs to be looked at.
+        if !targets && orphaned() {
             for node in &mut self.nodes {
                 if matches!(node.standing, Standing::HeldBack(HeldBack::Flapping { .. })) {
                     node.standing = Standing::Target;
