@@ -15,7 +15,7 @@ use tracing::{debug, info};
 use super::Control;
 use crate::{
     env::clock,
-    raft::{Member, Members},
+    raft::{Follower, Member, Members},
 };
 
 /// The autopilot's memory of one leadership, and when it is asked next.
@@ -108,15 +108,18 @@ impl Control {
         }));
     }
 
+    /// Followers that were heard of lately.
+    fn heard(&self) -> impl Iterator<Item = Follower> + use<> {
+        let followers = self.raft.followers().into_iter();
+        followers.filter(|one| one.silent.is_some_and(|silent| silent < HEARD_WITHIN))
+    }
+
     /// The voter that holds the most of the log, heard within the last second.
     pub(super) fn successor(&self) -> Option<NodeId> {
         let members = self.raft.membership();
         let registry = self.table.registry();
-        self.raft
-            .followers()
-            .into_iter()
+        self.heard()
             .filter(|one| members.voters.contains(&one.node))
-            .filter(|one| one.silent.is_some_and(|silent| silent < HEARD_WITHIN))
             .filter(|one| {
                 registry
                     .node(one.node)
@@ -126,23 +129,19 @@ impl Control {
             .map(|one| one.node)
     }
 
-    /// Whether the log goes on where `node` takes its vote away for ever: its process, told that it
-    /// was removed, sets its directory aside, and who removed it may stop it at once.
+    /// Whether `node` may be removed: its process, told that it was, sets its directory aside, and
+    /// who removed it may stop it at once.
     pub(super) fn spares(&self, node: NodeId) -> bool {
         let members = self.raft.membership();
         let registry = self.table.registry();
-        let followers = self.raft.followers().into_iter();
-        let heard: BTreeSet<_> = followers
-            .filter(|one| one.silent.is_some_and(|silent| silent < HEARD_WITHIN))
-            .map(|one| one.node)
-            .chain([self.config.node])
-            .collect();
+        let heard: BTreeSet<_> =
+            self.heard().map(|one| one.node).chain([self.config.node]).collect();
         let stays = |id: NodeId| {
             let row = registry.node(id);
             heard.contains(&id) && row.is_some_and(|row| !row.life.is_left() && !row.marked)
         };
-        !members.votes(node)
-            || !members.joint && autopilot::decide_without(&members.voters, node, stays)
+        let retiring = members.joint.then_some(&members.retiring);
+        autopilot::spares(&members.voters, retiring, node, stays)
     }
 
     /// Leadership passes to `to` at the next quiet moment within `span`.

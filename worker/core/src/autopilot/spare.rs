@@ -1,28 +1,38 @@
-//! Whether a voter may go for good.
+//! Whether a node may go for good.
 
 use std::collections::BTreeSet;
 
 use crate::id::NodeId;
 
-/// Whether those of the voters that stay decide alone once `node` is gone: a majority of all of
-/// them, as they are until it has lost its vote. `stays` says who runs and means to.
-pub fn decide_without(
+/// Whether the log goes on where `node` takes its vote, if it has one, away for ever: those of the
+/// other voters that stay must be a majority with its vote counted, for so it is until the vote has
+/// passed on. `retiring`: while two configurations are in force, the voters of the older one alone;
+/// then both would have to agree, and no voter goes. `stays` says who runs and means to.
+pub fn spares(
     voters: &BTreeSet<NodeId>,
+    retiring: Option<&BTreeSet<NodeId>>,
     node: NodeId,
     stays: impl Fn(NodeId) -> bool,
 ) -> bool {
-    voters.iter().filter(|id| **id != node && stays(**id)).count() > voters.len() / 2
+    if !voters.contains(&node) && !retiring.is_some_and(|retiring| retiring.contains(&node)) {
+        return true;
+    }
+    let left = voters.iter().filter(|id| **id != node && stays(**id)).count();
+    retiring.is_none() && left > voters.len() / 2
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn nodes(ids: std::ops::RangeInclusive<u64>) -> BTreeSet<NodeId> {
+        ids.map(NodeId).collect()
+    }
+
     #[test]
     fn a_vote_is_not_taken_along_unless_the_others_are_a_majority_with_it() {
         let may_go = |voters: u64, away: u64| {
-            let all = (1..=voters).map(NodeId).collect();
-            decide_without(&all, NodeId(1), |id| id.0 > 1 + away)
+            spares(&nodes(1..=voters), None, NodeId(1), |id| id.0 > 1 + away)
         };
         assert!(!may_go(1, 0), "the only voter");
         assert!(!may_go(2, 0), "of two both are asked");
@@ -30,5 +40,15 @@ mod tests {
         assert!(!may_go(3, 1), "one of the other two is away");
         assert!(may_go(5, 1));
         assert!(!may_go(5, 2));
+    }
+
+    #[test]
+    fn who_has_no_vote_goes_and_nobody_goes_with_one_while_votes_pass_on() {
+        let may_go = |id, retiring| spares(&nodes(1..=3), retiring, NodeId(id), |_| true);
+        assert!(may_go(4, None));
+        let retiring = nodes(4..=5);
+        assert!(!may_go(4, Some(&retiring)));
+        assert!(!may_go(1, Some(&retiring)));
+        assert!(may_go(6, Some(&retiring)));
     }
 }
