@@ -3,8 +3,11 @@
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use http_body_util::{BodyExt as _, Full};
-use hyper::client::conn::http2::{self, SendRequest};
+use http_body_util::Full;
+use hyper::{
+    body::Incoming,
+    client::conn::http2::{self, SendRequest},
+};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use parking_lot::Mutex;
 use prost::Message as _;
@@ -15,7 +18,10 @@ use shoal_worker::{
 };
 use tokio::time::{sleep, timeout};
 
-use crate::history::{History, Operation, Outcome};
+use crate::{
+    admin::Reply,
+    history::{History, Operation, Outcome},
+};
 
 /// A call ends by then.
 pub const DEADLINE: Duration = Duration::from_secs(5);
@@ -125,24 +131,18 @@ async fn open(entry: SocketAddr) -> Option<SendRequest<Full<Bytes>>> {
     Some(send)
 }
 
-async fn answer(response: http::Response<hyper::body::Incoming>) -> Outcome {
-    let head = response.headers().clone();
-    let body = match response.into_body().collect().await {
-        Ok(body) => body,
-        Err(error) => return Outcome::Unknown(format!("body: {error}")),
+async fn answer(response: http::Response<Incoming>) -> Outcome {
+    let reply = match Reply::read(response).await {
+        Ok(reply) => reply,
+        Err(why) => return Outcome::Unknown(why),
     };
-    let trailers = body.trailers().cloned().unwrap_or_default();
-    let find = |name: &str| trailers.get(name).or(head.get(name)).and_then(|v| v.to_str().ok());
-    let (status, message) = (find("grpc-status"), find("grpc-message"));
-    let said = format!("status {} {}", status.unwrap_or("none"), message.unwrap_or_default());
-    match status {
-        Some("0") => {}
+    match reply.status.as_str() {
+        "0" => {}
         // UNAVAILABLE and RESOURCE_EXHAUSTED: proof that it was not executed.
-        Some("14" | "8") => return Outcome::Refused(said),
-        _ => return Outcome::Unknown(said),
+        "14" | "8" => return Outcome::Refused(reply.said()),
+        _ => return Outcome::Unknown(reply.said()),
     }
-    let bytes = body.to_bytes();
-    let Some(Ok(answer)) = bytes.get(5..).map(CallResponse::decode) else {
+    let Some(Ok(answer)) = reply.message.map(CallResponse::decode) else {
         return Outcome::Unknown("unreadable".to_owned());
     };
     let value = std::str::from_utf8(&answer.payload).ok().and_then(|text| text.parse().ok());
