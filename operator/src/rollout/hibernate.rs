@@ -1,6 +1,6 @@
 //! Replicas 0 and state Stopped: everything closes in place, and nothing is lost.
 
-use super::{Activity, Decision, Drain, Life, Registry, Scene, Step};
+use super::{Activity, Decision, Drain, Life, Registry, Scene, Step, found};
 
 pub(super) fn stop(scene: &Scene<'_>) -> Option<Decision> {
     if scene.desired.replicas > 0 {
@@ -25,10 +25,11 @@ pub(super) fn stop(scene: &Scene<'_>) -> Option<Decision> {
         Registry::Founding { .. } | Registry::Unknown { .. } if nobody_runs => {
             Some(Decision::step(Activity::Removing, to_zero))
         }
-        Registry::Founding { .. } => {
+        // Its founders hold nothing that a quorum agreed on: it is helped to form before it stops.
+        Registry::Founding { .. } => found::form(scene).or_else(|| {
             let text = "the cluster is to form before it can be hibernated";
             Some(Decision::wait(Activity::Creating, text))
-        }
+        }),
         Registry::Unknown { why } => {
             let text = format!("cannot be hibernated while no quorum answers: {why}");
             Some(Decision::blocked(Activity::Idle, None, "", text))

@@ -231,6 +231,27 @@ fn hibernation_keeps_every_volume_and_resumes_with_the_former_members() {
 }
 
 #[test]
+fn a_cluster_told_to_stop_while_it_forms_forms_and_then_stops() {
+    for moment in 0..30 {
+        let mut world = World::new(3, 11);
+        for _ in 0..moment {
+            if world.step().step.is_none() {
+                world.tick();
+            }
+        }
+        world.desired.replicas = 0;
+        for _ in 0..80 {
+            if world.step().step.is_none() {
+                world.tick();
+            }
+        }
+        assert!(world.seen.pods.is_empty(), "told at {moment}:\n{}", world.picture());
+        world.desired.replicas = 3;
+        settle(&mut world, 300);
+    }
+}
+
+#[test]
 fn changes_of_mind_at_random_moments_end_as_a_fresh_installation_would() {
     for seed in 0..400 {
         let mut world = World::new(1 + (seed % 5) as u32, seed);
