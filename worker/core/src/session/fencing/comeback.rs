@@ -3,10 +3,10 @@
 //! After a power cycle the first nodes up would otherwise receive everything and hand most
 //! of it back seconds later. Decided once per term, from who renewed since the election.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{collections::BTreeMap, time::Duration};
 
 use crate::{
-    id::{LogIndex, NodeId, Timestamp},
+    id::{Incarnation, LogIndex, NodeId, Timestamp},
     registry::{Drain, Life},
 };
 
@@ -22,7 +22,7 @@ pub(super) struct Comeback {
     /// Who was expected at the election: nodes that were up, closed to come back, or fenced
     /// only now, by a leader that waited for them as this one does. Those fenced long ago are
     /// not, or a cluster that lost half its nodes for good would wait after each election.
-    expected: BTreeSet<NodeId>,
+    expected: BTreeMap<NodeId, Incarnation>,
     elected_at: Timestamp,
     phase: Phase,
 }
@@ -47,7 +47,7 @@ impl Comeback {
             Life::Joining | Life::Left => false,
         });
         Self {
-            expected: expected.map(|node| node.id).collect(),
+            expected: expected.map(|node| (node.id, node.incarnation)).collect(),
             elected_at: now,
             phase: Phase::Listening,
         }
@@ -62,15 +62,25 @@ impl Comeback {
             return;
         }
         let since = now.at_least_since(self.elected_at);
-        // A node that left meanwhile, as one whose new directory took its name, never comes back.
-        let expected = view.nodes.iter().filter(|node| self.expected.contains(&node.id));
-        let expected = expected.filter(|node| node.life != Life::Left);
-        let (all, back) = expected.fold((0, 0), |(all, back), node| {
-            (all + 1, back + usize::from(node.renewed > elected))
-        });
+        let early = since < view.lease.length() / FLOOR_SHARE;
+        let (mut all, mut back, mut kept) = (0, 0, 0);
+        for node in view.nodes {
+            let Some(before) = self.expected.get(&node.id) else { continue };
+            // As one whose new directory took its name: it never comes back.
+            if node.life == Life::Left {
+                continue;
+            }
+            all += 1;
+            let renewed = node.renewed > elected;
+            back += usize::from(renewed);
+            kept += usize::from(renewed && node.incarnation == *before);
+        }
         self.phase = match self.phase {
-            Phase::Listening if 2 * back >= all => Phase::Over,
-            Phase::Listening if since >= view.lease.length() / FLOOR_SHARE => Phase::Waiting,
+            Phase::Listening if early && 2 * back >= all => Phase::Over,
+            // Who comes back without proof may register from this moment on, and all of them do: a
+            // look that is a little late must not take them for sessions that went on.
+            Phase::Listening if !early && 2 * kept >= all => Phase::Over,
+            Phase::Listening if !early => Phase::Waiting,
             Phase::Waiting if 100 * back >= BACK_PERCENT * all || since >= LONGEST_WAIT => {
                 Phase::Over
             }

@@ -345,6 +345,28 @@ fn l11_power_cycle_with_slow_nodes() {
 }
 
 #[test]
+fn l11_a_late_look_at_nodes_that_came_back_does_not_end_the_wait() {
+    let over = |restarted: bool| {
+        let mut cluster = Cluster::new(10);
+        cluster.elect();
+        cluster.now = 1_450;
+        cluster.applied();
+        let _ = cluster.tick(false);
+        // From 1.5 s on whoever restarted may register: by the next look six of ten have.
+        if restarted {
+            cluster.nodes.iter_mut().for_each(|node| node.incarnation.counter += 1);
+        }
+        cluster.now = 1_700;
+        cluster.renew(1..=6);
+        cluster.applied();
+        let _ = cluster.tick(false);
+        cluster.fencing.as_ref().unwrap().may_assign_orphans()
+    };
+    assert!(!over(true), "they wait for the other four");
+    assert!(over(false), "their sessions went on");
+}
+
+#[test]
 fn l11_a_node_that_left_meanwhile_is_not_waited_for() {
     let mut cluster = Cluster::new(5);
     cluster.elect();
