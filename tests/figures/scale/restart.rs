@@ -212,7 +212,7 @@ async fn watch(
     began: Instant,
 ) -> anyhow::Result<Took> {
     let (mut replayed, mut led, mut back) = (None, None, None);
-    let mut unowned = 0;
+    let mut last = pb::StatusResponse::default();
     loop {
         ensure!(began.elapsed() < PATIENCE, "the cluster does not come back");
         time::sleep(LOOK).await;
@@ -226,22 +226,24 @@ async fn watch(
             led = led.or(Some(now));
         }
         let shards = status.shards.unwrap_or_default();
-        let registered = crowd.registered_now()?;
-        if shards.unassigned < unowned {
-            // Processes are back before any stand-in may register.
-            let share = (registered.0 + PROCESSES) as f64 / f64::from(size.nodes);
-            back = back.or(Some(100.0 * share));
+        // Another process may answer, which has applied less.
+        if status.applied > last.applied {
+            if shards.unassigned < last.shards.unwrap_or_default().unassigned {
+                let share = back_before(&last, &status, before) as f64 / f64::from(size.nodes);
+                back = back.or(Some(100.0 * share));
+            }
+            last = status.clone();
         }
-        unowned = shards.unassigned;
+        let registered = crowd.registered_now()?;
         let (Some(replayed), Some(led)) = (replayed, led) else { continue };
-        let (true, Some(last)) = (registered.0 == crowd.len(), registered.1) else { continue };
+        let (true, Some(end)) = (registered.0 == crowd.len(), registered.1) else { continue };
         if !cluster::at_rest(&status) || !anew(&status, before) {
             continue;
         }
         return Ok(Took {
             replayed,
             led,
-            registered: (last - began).as_secs_f64(),
+            registered: (end - began).as_secs_f64(),
             owned: now,
             entries: (status.applied - before.applied) as f64,
             shards: f64::from(shards.total),
@@ -249,6 +251,23 @@ async fn watch(
             ..Took::default()
         });
     }
+}
+
+/// Fewest nodes that can have been back when shards were given away between two answers: each
+/// entry since the first of them, but one that gave shards away, may have registered one.
+fn back_before(
+    earlier: &pb::StatusResponse,
+    later: &pb::StatusResponse,
+    before: &pb::StatusResponse,
+) -> u64 {
+    let back = |status: &pb::StatusResponse| {
+        let known = |row: &&pb::Node| {
+            before.nodes.iter().any(|was| was.id == row.id && was.incarnation != row.incarnation)
+        };
+        status.nodes.iter().filter(|row| row.life == "up").filter(known).count() as u64
+    };
+    let since = (later.applied - earlier.applied).saturating_sub(1);
+    back(earlier).max(back(later).saturating_sub(since))
 }
 
 /// Every node that was up is up again as another process.
