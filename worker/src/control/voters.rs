@@ -173,9 +173,33 @@ impl Control {
 
 fn membership(members: &Members) -> autopilot::Membership {
     autopilot::Membership {
-        voters: members.voters.clone(),
+        // While joint with those whose votes pass on, or they would not be kept as learners.
+        voters: members.voters.union(&members.retiring).copied().collect(),
         next_voters: members.joint.then(|| members.voters.clone()),
         learners: members.learners.clone(),
         committed: members.committed,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_voter_whose_vote_passes_on_is_known_as_one_until_it_has() {
+        let nodes = |ids: &[u64]| ids.iter().copied().map(NodeId).collect::<BTreeSet<_>>();
+        let mut members = Members {
+            voters: nodes(&[1, 2, 4]),
+            retiring: nodes(&[3]),
+            learners: nodes(&[5]),
+            joint: true,
+            ..Members::default()
+        };
+        let joint = membership(&members);
+        assert_eq!(joint.voters, nodes(&[1, 2, 3, 4]));
+        assert_eq!(joint.next_voters, Some(nodes(&[1, 2, 4])));
+        (members.retiring, members.joint) = (BTreeSet::new(), false);
+        assert_eq!(membership(&members).voters, nodes(&[1, 2, 4]));
+        assert_eq!(membership(&members).next_voters, None);
     }
 }
