@@ -108,7 +108,7 @@ pub struct Method {
 /// What a shard begins with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Start {
-    /// Nothing: the first owner, or one after a failover.
+    /// Nothing: the first owner, one after a failover, or a move from a host that gave no bytes.
     Empty,
     /// What `import` brought.
     Imported,

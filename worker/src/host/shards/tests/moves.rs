@@ -164,6 +164,44 @@ async fn a_target_that_cannot_take_the_state_ends_the_move() {
     assert_eq!(source.answer("incr", "n").await, "2");
 }
 
+/// Implements what it must and no more: its state, if any, lies elsewhere.
+struct Stateless;
+
+impl ShardHost for Stateless {
+    fn reset(&self) -> Step<'_, ()> {
+        async { Ok(()) }.boxed()
+    }
+
+    fn open(&self, _: ShardId, _: Epoch, start: Start) -> Step<'_, ()> {
+        async move {
+            let given = start == Start::Imported;
+            let wrong = crate::host::api::Error::App("nothing was imported".to_owned());
+            if given { Err(wrong) } else { Ok(()) }
+        }
+        .boxed()
+    }
+
+    fn call(&self, call: HostCall) -> BoxFuture<'_, Result<Bytes, crate::call::AppError>> {
+        async move { Ok(call.key) }.boxed()
+    }
+
+    fn close(&self, _: ShardId) -> Step<'_, ()> {
+        async { Ok(()) }.boxed()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_shard_whose_host_gives_no_state_moves() {
+    let (world, [source, target]) = World::new([Arc::new(Stateless), Arc::new(Stateless)]).await;
+    world.assign(S0, &source);
+    source.serves(S0).await;
+    world.begin_move(S0, &target);
+    target.serves(S0).await;
+    assert_eq!(target.answer("any", "n").await, "n");
+    let (out, into) = (source.shards.metrics(), target.shards.metrics());
+    assert_eq!((out.moved_out.get(), out.aborted.get(), into.moved_in.get()), (1, 0, 1));
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn s12_a_target_that_dies_before_the_commit_costs_nothing() {
     let (world, [source, target]) = World::new([kv(), kv()]).await;
