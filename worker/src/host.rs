@@ -9,3 +9,6 @@ pub mod metrics;
 pub mod pulse;
 pub mod right;
 pub mod shards;
+
+/// What runs a user's work in this process.
+pub type Host = std::sync::Arc<dyn api::ShardHost>;

@@ -22,6 +22,8 @@ pub mod mutant;
 pub mod node;
 pub mod peer;
 pub mod pod;
+#[cfg(not(feature = "sim"))]
+pub mod process;
 pub mod raft;
 pub mod session;
 pub mod table;

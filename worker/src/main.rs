@@ -1,30 +1,18 @@
-//! The `shoal` command: parses, starts the runtimes, maps the end to an exit code.
+//! The `shoal` command: parses, and maps the end to an exit code.
 
-use std::{
-    io::{self, IsTerminal as _},
-    process::ExitCode,
-};
+use std::{io, process::ExitCode, sync::Arc};
 
 use clap::{Parser, Subcommand};
 use shoal_worker::{
     cli,
-    config::{Config, LogFormat, RunArgs},
-    node,
+    config::RunArgs,
+    host::kv::Kv,
+    process::{self, EXIT_SETTING},
 };
 use tokio::runtime::Builder;
-use tracing_subscriber::{
-    filter::{LevelFilter, targets::Targets},
-    prelude::*,
-};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
-/// Exit code of a setting that cannot be used.
-const EXIT_SETTING: u8 = 64;
-/// Raft, session and administration of one node: one thread may wait for a lock or a directory
-/// while the other renews.
-const CONTROL_THREADS: usize = 2;
 
 #[derive(Parser)]
 #[command(name = "shoal", version = shoal_worker::VERSION, about = "Every key has one owner; any node reaches it")]
@@ -51,7 +39,7 @@ fn main() -> ExitCode {
         }
     };
     let ended = match arguments.command {
-        Command::Run(args) => run(&args),
+        Command::Run(args) => process::run(&args, Arc::new(Kv::default())),
         Command::Cli(command) => command_line(*command),
     };
     ended.unwrap_or_else(|error| {
@@ -63,66 +51,4 @@ fn main() -> ExitCode {
 fn command_line(command: cli::Command) -> io::Result<ExitCode> {
     let runtime = Builder::new_multi_thread().enable_all().build()?;
     Ok(runtime.block_on(cli::execute(command)).unwrap_or_else(|error| cli::failure(&error)))
-}
-
-fn run(args: &RunArgs) -> io::Result<ExitCode> {
-    let config = match Config::resolve(args, &host_name()) {
-        Ok(config) => config,
-        Err(error) => {
-            eprintln!("shoal: {error}");
-            return Ok(ExitCode::from(EXIT_SETTING));
-        }
-    };
-    log(&config);
-    let control = Builder::new_multi_thread()
-        .worker_threads(CONTROL_THREADS)
-        .thread_name("control")
-        .enable_all()
-        .build()?;
-    let calls = Builder::new_multi_thread().thread_name("calls").enable_all().build()?;
-    let ended = control.block_on(node::run(config, calls.handle().clone(), stopped()));
-    // Handlers that cannot be cancelled must not hold the process.
-    calls.shutdown_background();
-    control.shutdown_background();
-    Ok(match ended {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(exit) => {
-            eprintln!("shoal: {exit}");
-            ExitCode::from(exit.code)
-        }
-    })
-}
-
-fn log(config: &Config) {
-    let asked: Targets = config.log_level.parse().unwrap_or_default();
-    // Raft tells of each step at info; its errors are enough unless it is named.
-    let named = config.log_level.contains("openraft");
-    let filter = if named { asked } else { asked.with_target("openraft", LevelFilter::ERROR) };
-    // Colours are for a terminal: in a file or a collector they are noise.
-    let layer = tracing_subscriber::fmt::layer()
-        .with_ansi(io::stderr().is_terminal())
-        .with_writer(io::stderr);
-    let layer = match config.log_format {
-        LogFormat::Json => layer.json().boxed(),
-        LogFormat::Text => layer.boxed(),
-    };
-    tracing_subscriber::registry().with(layer.with_filter(filter)).init();
-}
-
-fn host_name() -> String {
-    let name = shoal_worker::env::disk::read(std::path::Path::new("/proc/sys/kernel/hostname"));
-    let name = name.ok().flatten().unwrap_or_default();
-    String::from_utf8_lossy(&name).trim().to_owned()
-}
-
-/// SIGTERM or Ctrl-C.
-async fn stopped() {
-    use tokio::signal::unix::{SignalKind, signal};
-    let Ok(mut terminate) = signal(SignalKind::terminate()) else {
-        return std::future::pending().await;
-    };
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = tokio::signal::ctrl_c() => {}
-    }
 }

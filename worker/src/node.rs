@@ -44,7 +44,7 @@ use crate::{
     env::{clock, net},
     forward::{self, DataPort, Ingress},
     found,
-    host::right::Right,
+    host::{Host, right::Right},
     identity::{EXIT_IDENTITY, Identity},
     peer::{AddressBook, Channels},
     pod::{
@@ -130,9 +130,7 @@ pub(crate) struct Shared {
     pub owner: LateOwner,
     pub waiting: watch::Sender<String>,
     pub telemetry: Telemetry,
-    /// Carries clients' calls and runs the hosts. The rest keeps to the runtime it is polled on:
-    /// a flood of calls must not cost the session, nor a handler that blocks.
-    pub executor: Handle,
+    pub work: Work,
     pub shutdown: CancellationToken,
     pub end: watch::Sender<Option<End>>,
     /// Removed from the cluster: stays as an entry node.
@@ -162,11 +160,19 @@ impl Shared {
     }
 }
 
-/// Runs a node until `stop` resolves, its pod is deleted, or it must end; calls and hosts run on
-/// `executor`.
+/// What a node is there for.
+#[derive(Clone)]
+pub struct Work {
+    pub host: Host,
+    /// Carries clients' calls and runs the host. The rest keeps to the runtime it is polled on: a
+    /// flood of calls must not cost the session, nor a handler that blocks.
+    pub executor: Handle,
+}
+
+/// Runs a node until `stop` resolves, its pod is deleted, or it must end.
 pub async fn run(
     mut config: Config,
-    executor: Handle,
+    work: Work,
     stop: impl Future<Output = ()>,
 ) -> Result<(), Exit> {
     let tls = Tls::of_node(config.tls.as_ref(), &config.raft_id)
@@ -182,7 +188,7 @@ pub async fn run(
         loop {
             let (config, tls) = (config.clone(), tls.clone());
             let begun =
-                Running::begin(config, executor.clone(), identity.clone(), tls, client.as_ref());
+                Running::begin(config, work.clone(), identity.clone(), tls, client.as_ref());
             match begun.await?.run(stop.as_mut()).await? {
                 Ended::Stopped => return Ok(()),
                 Ended::Anew => info!(name = identity.lock().name(), "begins anew"),
@@ -257,7 +263,7 @@ struct Running {
 impl Running {
     async fn begin(
         config: Config,
-        executor: Handle,
+        work: Work,
         identity: Arc<Mutex<Identity>>,
         tls: Tls,
         client: Option<&kube::Client>,
@@ -272,7 +278,7 @@ impl Running {
         let memory = config.call_memory.unwrap_or_else(|| memory::for_calls(config.max_payload));
         let forward = Arc::new(node.secured(tls.clone()).limited(memory));
         let ingress = Ingress::new(forward.clone());
-        let bound = executor.enter();
+        let bound = work.executor.enter();
         let data = DataPort::bind(
             forward::server::Config {
                 listen: ports.data.clone(),
@@ -304,7 +310,7 @@ impl Running {
             owner,
             waiting,
             telemetry,
-            executor,
+            work,
             shutdown: CancellationToken::new(),
             end: watch::Sender::new(None),
             parked: watch::Sender::new(false),
@@ -336,7 +342,7 @@ impl Running {
         tasks.spawn(neighbours::refuse_own_address(shared.clone(), peers));
         tasks.spawn(founding::follow_identity_file(shared.clone(), handle));
         let leave = data.leave();
-        let port = shared.executor.spawn(data.run());
+        let port = shared.work.executor.spawn(data.run());
         let mut founding = tokio::spawn(found_or_join(shared.clone(), founding));
         let mut budget = shared.config.shutdown_budget;
         let mut ended = tokio::select! {

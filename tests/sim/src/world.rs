@@ -10,7 +10,8 @@ use shoal_worker::{
         random,
         sim::{self, Crash, Place},
     },
-    node,
+    host::kv::Kv,
+    node::{self, Work},
 };
 
 use crate::{
@@ -153,8 +154,9 @@ impl World {
             Box::pin(async move {
                 let config = config(shape, place)?;
                 let executor = tokio::runtime::Handle::current();
+                let work = Work { host: Arc::new(Kv::default()), executor };
                 let stopped = async move { stop.cancelled().await };
-                node::run(config, executor, stopped).await.map_err(|exit| exit.to_string())
+                node::run(config, work, stopped).await.map_err(|exit| exit.to_string())
             })
         });
         tracing::info!(place, "starts");

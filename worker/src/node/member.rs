@@ -23,7 +23,7 @@ use crate::{
     control::{self, Control},
     discovery::PeerSet,
     found::{self, Cause},
-    host::{self, kv::Kv, shards::Shards},
+    host::{self, shards::Shards},
     peer::Purpose,
     raft,
     session::{self, Client, Probe, Session},
@@ -155,10 +155,10 @@ fn shards(shared: &Arc<Shared>, node: NodeId, client: &Client) -> Shards {
     let reporter = client.clone();
     let shards = Shards::new(host::shards::Parts {
         node,
-        host: Arc::new(Kv::default()),
+        host: shared.work.host.clone(),
         table: shared.table.clone(),
         right: shared.right.clone(),
-        executor: shared.executor.clone(),
+        executor: shared.work.executor.clone(),
         channels: Arc::new(move |node| channels.channel(node, Purpose::Handover).ok()),
         report: Arc::new(move |report: Report| {
             let client = reporter.clone();

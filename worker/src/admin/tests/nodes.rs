@@ -1,7 +1,7 @@
 //! Whole nodes in this process, on loopback ports that nobody else has, and what is asked of
 //! them over these ports.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use shoal_proto::shoal::admin::v1::{self as pb, admin_client::AdminClient};
 use tempfile::TempDir;
@@ -15,7 +15,8 @@ use tonic::{Status, transport::Channel};
 use crate::{
     config::{Config, RunArgs},
     env::{net, random},
-    node::{self, Exit},
+    host::kv::Kv,
+    node::{self, Exit, Work},
 };
 
 /// A generous bound on any one wait.
@@ -68,7 +69,8 @@ impl Node {
         let config = Config::resolve(&args, "host").unwrap();
         let (stop, stopped) = oneshot::channel::<()>();
         let executor = tokio::runtime::Handle::current();
-        let running = tokio::spawn(node::run(config, executor, async move {
+        let work = Work { host: Arc::new(Kv::default()), executor };
+        let running = tokio::spawn(node::run(config, work, async move {
             // Dropped: the test is over.
             let _ = stopped.await;
         }));

@@ -1,0 +1,90 @@
+//! One node as a process: its settings, its log, its runtimes, the signals that end it, its exit
+//! code. `shoal run` is this with the built-in host.
+
+use std::{
+    io::{self, IsTerminal as _},
+    process::ExitCode,
+};
+
+use tokio::runtime::Builder;
+use tracing_subscriber::{
+    filter::{LevelFilter, targets::Targets},
+    prelude::*,
+};
+
+use crate::{
+    config::{Config, LogFormat, RunArgs},
+    env::disk,
+    host::Host,
+    node::{self, Work},
+};
+
+/// Exit code of a setting that cannot be used.
+pub const EXIT_SETTING: u8 = 64;
+/// Raft, session and administration of one node: one thread may wait for a lock or a directory
+/// while the other renews.
+const CONTROL_THREADS: usize = 2;
+
+/// Runs a node until it is told to stop or must end.
+pub fn run(args: &RunArgs, host: Host) -> io::Result<ExitCode> {
+    let config = match Config::resolve(args, &host_name()) {
+        Ok(config) => config,
+        Err(error) => {
+            eprintln!("shoal: {error}");
+            return Ok(ExitCode::from(EXIT_SETTING));
+        }
+    };
+    log(&config);
+    let control = Builder::new_multi_thread()
+        .worker_threads(CONTROL_THREADS)
+        .thread_name("control")
+        .enable_all()
+        .build()?;
+    let calls = Builder::new_multi_thread().thread_name("calls").enable_all().build()?;
+    let work = Work { host, executor: calls.handle().clone() };
+    let ended = control.block_on(node::run(config, work, stopped()));
+    // Handlers that cannot be cancelled must not hold the process.
+    calls.shutdown_background();
+    control.shutdown_background();
+    Ok(match ended {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(exit) => {
+            eprintln!("shoal: {exit}");
+            ExitCode::from(exit.code)
+        }
+    })
+}
+
+fn log(config: &Config) {
+    let asked: Targets = config.log_level.parse().unwrap_or_default();
+    // Raft tells of each step at info; its errors are enough unless it is named.
+    let named = config.log_level.contains("openraft");
+    let filter = if named { asked } else { asked.with_target("openraft", LevelFilter::ERROR) };
+    // Colours are for a terminal: in a file or a collector they are noise.
+    let layer = tracing_subscriber::fmt::layer()
+        .with_ansi(io::stderr().is_terminal())
+        .with_writer(io::stderr);
+    let layer = match config.log_format {
+        LogFormat::Json => layer.json().boxed(),
+        LogFormat::Text => layer.boxed(),
+    };
+    tracing_subscriber::registry().with(layer.with_filter(filter)).init();
+}
+
+fn host_name() -> String {
+    let name = disk::read(std::path::Path::new("/proc/sys/kernel/hostname"));
+    let name = name.ok().flatten().unwrap_or_default();
+    String::from_utf8_lossy(&name).trim().to_owned()
+}
+
+/// SIGTERM or Ctrl-C.
+async fn stopped() {
+    use tokio::signal::unix::{SignalKind, signal};
+    let Ok(mut terminate) = signal(SignalKind::terminate()) else {
+        return std::future::pending().await;
+    };
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = tokio::signal::ctrl_c() => {}
+    }
+}
