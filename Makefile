@@ -61,7 +61,8 @@ kube-bench: setup
 # A fault every ten seconds on processes in network namespaces, and longer loops of damaged bytes.
 soak: setup
 	@tests/setup.sh faults
-	$(CARGO) build --release --bin shoal --bin shoal-soak
+	tests/faults/next.sh
+	$(CARGO) build --release --bin shoal --bin shoal-soak --bin shoal-stored
 	target/release/shoal-soak --minutes $(MINUTES) --every 10s --shoal target/release/shoal
 	FUZZ_SECONDS=$(MINUTES) $(CARGO) test --package shoal-fuzz --features shoal-worker/mutants -- --nocapture
 

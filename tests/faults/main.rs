@@ -6,7 +6,10 @@
 
 mod soak;
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::{
+    path::Path,
+    sync::{Mutex, MutexGuard, PoisonError},
+};
 
 use shoal_tests::faults::{Kind, Plan, Run, scene, store::Fenced};
 
@@ -116,6 +119,24 @@ fn rolls_to_the_next_version_and_back_fail_no_call_and_lose_nothing() {
     let _alone = alone();
     let plan = Plan { planned: true, next: scene::next(), ..plan() };
     play(&plan, &[Kind::Versions]);
+}
+
+/// The host of `shoal-stored` writes to a store before it acknowledges and reads from memory: all
+/// epochs of a key are one history of one cell.
+#[test]
+fn with_a_host_that_writes_to_a_fenced_store_a_failover_loses_nothing_either() {
+    let _alone = alone();
+    let stored = Path::new(env!("CARGO_BIN_EXE_shoal-stored"));
+    let mut run = Run::start(&Plan { stored: true, ..Plan::new(stored, SEED) }).unwrap();
+    for kind in [Kind::KillLeader, Kind::PauseLong, Kind::CutPeers, Kind::Isolate, Kind::Drain] {
+        println!("{}", run.play(kind).unwrap());
+    }
+    run.end().unwrap();
+    let (written, refused) = run.store.as_ref().unwrap().told();
+    println!("         {}; store: {written} writes, {refused} refused", run.judge.tally);
+    assert_eq!(run.judge.violations(), 0, "{}", run.judge.told());
+    assert!(run.episodes.iter().all(shoal_tests::faults::Episode::flawless));
+    assert!(written > 0 && run.judge.tally.acknowledged > 0, "nothing was called");
 }
 
 #[test]

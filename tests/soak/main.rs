@@ -40,6 +40,10 @@ struct Arguments {
     /// The program of the next version [default: what tests/faults/next.sh has built]
     #[arg(long)]
     next: Option<PathBuf>,
+    /// Nodes of shoal-stored beside this program, whose host writes to a fenced store: a failover
+    /// is to lose nothing either
+    #[arg(long, conflicts_with = "shoal")]
+    stored: bool,
     /// Only these kinds, by the words of their names; may be given more than once
     #[arg(long)]
     only: Vec<String>,
@@ -67,22 +71,27 @@ fn soak(arguments: &Arguments) -> anyhow::Result<bool> {
         Some(seed) => seed,
         None => SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs(),
     };
-    let program = arguments.shoal.clone().unwrap_or_else(scene::program);
+    let program = match arguments.stored {
+        true => std::env::current_exe()?.with_file_name("shoal-stored"),
+        false => arguments.shoal.clone().unwrap_or_else(scene::program),
+    };
     let program = program.canonicalize().with_context(|| program.display().to_string())?;
     let plan = Plan {
         size: arguments.nodes,
         spare: 1,
         keys: arguments.keys,
-        next: arguments.next.clone().or_else(scene::next),
+        // The next version is one of the built-in host.
+        next: arguments.next.clone().or_else(scene::next).filter(|_| !arguments.stored),
+        stored: arguments.stored,
         settings: scene::inherited(),
         ..Plan::new(&program, seed)
     };
     let (minutes, every) = (arguments.minutes, arguments.every.as_secs());
     let again = format!(
-        "shoal-soak --minutes {minutes} --every {every}s --seed {seed} --nodes {} --keys {} --shoal {}{}",
+        "shoal-soak --minutes {minutes} --every {every}s --seed {seed} --nodes {} --keys {} {}{}",
         plan.size,
         plan.keys,
-        program.display(),
+        if plan.stored { "--stored".to_owned() } else { format!("--shoal {}", program.display()) },
         arguments.only.iter().map(|only| format!(" --only '{only}'")).collect::<String>()
     );
     println!("seed {seed}; again: {again}");
@@ -146,6 +155,10 @@ fn tell(
     let episodes = &run.episodes;
     println!("\n{}\n\n{}", table::machine(program), table::table(episodes));
     println!("{}", run.judge.tally);
+    if let Some(store) = &run.store {
+        let (written, refused) = store.told();
+        println!("store of the host: {written} writes taken, {refused} questions refused");
+    }
     let mut wrong = Vec::new();
     match stale {
         Ok(told) => println!("{told}"),

@@ -5,6 +5,7 @@
 //! Needs root.
 
 pub mod callers;
+pub mod cells;
 pub mod cgroup;
 pub mod epochs;
 pub mod fault;
@@ -15,6 +16,7 @@ pub mod kind;
 pub mod linear;
 pub mod net;
 pub mod opens;
+mod porcupine;
 pub mod preload;
 pub mod run;
 pub mod scene;

@@ -17,6 +17,7 @@ use super::{
     history::{Act, Answer, Op, Outcome, Time, Use, seconds},
     linear::{self, Done, Perhaps},
     opens::{Opens, Start, count},
+    porcupine,
 };
 
 /// A call of unknown outcome is executed no later than this after its client gave it up: what
@@ -91,6 +92,8 @@ pub struct Judge {
     opens: Opens,
     /// Nothing fails on purpose: whatever is lost is a violation.
     planned: bool,
+    /// The host's state lies in a store: a failover takes nothing.
+    stored: bool,
     pub tally: Tally,
     pub gaps: Vec<Gap>,
     violations: Vec<(Rule, String)>,
@@ -107,11 +110,17 @@ impl Judge {
             shards: BTreeMap::new(),
             opens: Opens::new(logs),
             planned,
+            stored: false,
             tally: Tally::default(),
             gaps: Vec::new(),
             violations: Vec::new(),
             broken: BTreeMap::new(),
         }
+    }
+
+    /// A failover is to lose nothing: every key is one cell for all of its epochs.
+    pub fn stored(self) -> Self {
+        Self { stored: true, ..self }
     }
 
     /// Takes calls that have ended, and judges all that no later call can touch: none that began
@@ -217,6 +226,9 @@ impl Judge {
     fn turn(&mut self, at: usize, shard: u32, epoch: u64) {
         let last = self.ledgers[at].at.replace((shard, epoch));
         let Some((_, last)) = last.filter(|(_, last)| *last != epoch) else { return };
+        if self.stored {
+            return;
+        }
         let between =
             (count(last) + 1..=count(epoch)).map(|count| self.opens.start(shard, count.into()));
         let starts: Vec<_> = between.collect();
@@ -250,7 +262,15 @@ impl Judge {
     fn segment(&mut self, at: usize, epoch: u64, done: &[Done], again: &[Perhaps]) {
         let ledger = &mut self.ledgers[at];
         let perhaps = [&ledger.unknown, again].concat();
-        match linear::explain(&ledger.values, done, &perhaps) {
+        let explained = linear::explain(&ledger.values, done, &perhaps);
+        // What one search explains another one has to find possible too.
+        let explained = explained.and_then(|ending| {
+            match porcupine::agrees(&ledger.values, done, &ending.used) {
+                true => Ok(ending),
+                false => Err(linear::Error::Disputed),
+            }
+        });
+        match explained {
             Ok(ending) => {
                 ledger.values = ending.values;
                 for used in ending.used {
@@ -261,7 +281,7 @@ impl Judge {
             Err(error) => {
                 let rule = match error {
                     linear::Error::Impossible { .. } => Rule::Linearizable,
-                    linear::Error::Undecided => Rule::Decided,
+                    linear::Error::Undecided | linear::Error::Disputed => Rule::Decided,
                 };
                 // What follows is judged from what was answered last.
                 let last = done.iter().max_by_key(|call| call.returned);

@@ -44,6 +44,8 @@ pub enum Error {
     Impossible { told: String },
     #[error("undecided after {MOST_STEPS} steps: too many calls at once")]
     Undecided,
+    #[error("porcupine-rs finds no order within its time, where one was found here")]
+    Disputed,
 }
 
 /// Where a search stands: calls before `first` are placed, and those in `beyond`.

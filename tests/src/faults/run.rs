@@ -10,6 +10,7 @@ use rand::{SeedableRng as _, rngs::StdRng};
 
 use super::{
     callers::{self, Callers, Door, Key},
+    cells::{SETTING, Store},
     fault::{Fault, Held, Means},
     history::{Clock, Entry, Op, Time, seconds},
     judge::Judge,
@@ -34,6 +35,8 @@ pub struct Plan {
     pub seed: u64,
     /// Only planned changes: whatever is lost is a violation.
     pub planned: bool,
+    /// The program keeps its state in a store, so that a failover loses nothing either.
+    pub stored: bool,
     pub program: PathBuf,
     pub next: Option<PathBuf>,
     /// For every node.
@@ -44,7 +47,8 @@ impl Plan {
     pub fn new(program: &Path, seed: u64) -> Self {
         let program = program.to_owned();
         let settings = Vec::new();
-        Self { size: 3, spare: 0, keys: 24, seed, planned: false, program, next: None, settings }
+        let (planned, stored, next) = (false, false, None);
+        Self { size: 3, spare: 0, keys: 24, seed, planned, stored, program, next, settings }
     }
 }
 
@@ -104,6 +108,8 @@ pub struct Run {
     callers: Option<Callers>,
     _vip: Vip,
     pub scene: Scene,
+    /// Where the host keeps its state, if it does.
+    pub store: Option<Store>,
     pub judge: Judge,
     pub clock: Clock,
     pub episodes: Vec<Episode>,
@@ -117,14 +123,19 @@ pub struct Run {
 
 impl Run {
     pub fn start(plan: &Plan) -> anyhow::Result<Self> {
-        let settings: Vec<_> =
-            plan.settings.iter().map(|(name, value)| (*name, value.as_str())).collect();
-        let scene = Scene::with(plan.size, plan.spare, plan.program.clone(), &settings)?;
+        let mut scene = Scene::prepared(plan.size, plan.spare, plan.program.clone())?;
+        plan.settings.iter().for_each(|(name, value)| scene.set(name, value));
+        let store = plan.stored.then(Store::start).transpose()?;
+        if let Some(store) = &store {
+            scene.set(SETTING, &store.address());
+        }
+        scene.begin()?;
         let (clock, keys) = (Clock::start(), callers::keys(plan.keys));
         let vip = Vip::new(&scene.nodes, 1);
         let callers = Callers::start(clock, &keys, &doors(&scene, &vip), plan.seed)?;
         let mut run = Self {
-            judge: judge(&keys, &scene, plan.planned),
+            judge: judge(&keys, &scene, plan),
+            store,
             callers: Some(callers),
             _vip: vip,
             scene,
@@ -211,8 +222,9 @@ impl Run {
     }
 }
 
-fn judge(keys: &[Key], scene: &Scene, planned: bool) -> Judge {
-    Judge::new(keys, scene.space.path(), planned)
+fn judge(keys: &[Key], scene: &Scene, plan: &Plan) -> Judge {
+    let judge = Judge::new(keys, scene.space.path(), plan.planned);
+    if plan.stored { judge.stored() } else { judge }
 }
 
 /// Every founding node, and one address for all.

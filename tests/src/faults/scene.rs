@@ -62,15 +62,24 @@ impl Scene {
         settings: &[(&'static str, &str)],
     ) -> anyhow::Result<Self> {
         let mut scene = Self::prepared(size, more, program)?;
-        for node in &mut scene.nodes {
-            settings.iter().for_each(|(name, value)| _ = node.set(name, value));
-        }
-        (0..size).try_for_each(|at| scene.start(at))?;
-        scene.wait("the cluster serves", FORMS, |scene| scene.whole())?;
+        settings.iter().for_each(|(name, value)| scene.set(name, value));
+        scene.begin()?;
         Ok(scene)
     }
 
-    fn prepared(size: usize, more: usize, program: PathBuf) -> anyhow::Result<Self> {
+    /// For every node, from its next start on.
+    pub fn set(&mut self, name: &'static str, value: &str) {
+        self.nodes.iter_mut().for_each(|node| _ = node.set(name, value));
+    }
+
+    /// Starts the founders of a scene and waits until they serve.
+    pub fn begin(&mut self) -> anyhow::Result<()> {
+        self.members.clone().into_iter().try_for_each(|at| self.start(at))?;
+        self.wait("the cluster serves", FORMS, Self::whole)
+    }
+
+    /// As `new`, before any node was started.
+    pub fn prepared(size: usize, more: usize, program: PathBuf) -> anyhow::Result<Self> {
         let (net, space) = (Net::new(size + more)?, Space::new());
         net.enter()?;
         let runtime =

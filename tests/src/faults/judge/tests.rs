@@ -108,6 +108,17 @@ fn a_failover_begins_anew_and_what_was_lost_is_counted() {
 }
 
 #[test]
+fn where_the_host_has_a_store_a_failover_loses_nothing() {
+    for (value, wrong) in [(2, vec![]), (1, vec![Rule::Linearizable])] {
+        let mut bench = bench(false);
+        bench.judge = bench.judge.stored();
+        bench.log(&[(1, "Empty"), (2, "Empty")]);
+        bench.take(vec![add(1, (0, 10), 1), add(value, (40, 50), 2)]);
+        assert_eq!(bench.broken(), wrong);
+    }
+}
+
+#[test]
 fn the_same_is_a_violation_while_nothing_fails() {
     let mut bench = bench(true);
     bench.log(&[(1, "Empty"), (2, "Empty")]);
