@@ -1,9 +1,12 @@
-//! The operator goes, comes and moves; the workers do not notice.
+//! The operator goes, comes and moves; the workers do not notice. `helm test` says that it works.
+
+use std::thread;
 
 use k8s_openapi::api::core::v1::Pod;
 use shoal_tests::{
     deploy::{Site, restarts, uid},
     kube::Tier,
+    wait,
 };
 
 use crate::{
@@ -14,11 +17,18 @@ use crate::{
 const ELSEWHERE: &str = "shoal-elsewhere";
 
 #[test]
-fn an_operator_is_upgraded_robbed_of_its_lease_and_moved() {
+fn an_operator_is_tested_upgraded_robbed_of_its_lease_and_moved() {
     let stage = Stage::of(Tier::Node);
-    let operator = stage.operator();
+    let (repository, tag) = stage.images.worker.name.rsplit_once(':').unwrap();
+    let image =
+        [format!("worker.image.repository={repository}"), format!("worker.image.tag={tag}")];
+    let operator = stage.operator_in(SYSTEM, &[&image[0], &image[1]]);
     let namespace = stage.namespace("operators");
-    let site = stage.founded(&namespace);
+    let (site, tested) = thread::scope(|scope| {
+        let tested = scope.spawn(|| operator.test().unwrap());
+        (stage.founded(&namespace), tested.join().unwrap())
+    });
+    assert!(tested.contains("Phase:          Succeeded"), "{tested}");
     let calls = Calls::start(&site);
     let before = site.pods().unwrap();
 
@@ -30,6 +40,7 @@ fn an_operator_is_upgraded_robbed_of_its_lease_and_moved() {
     site.scale(4).unwrap();
     site.ready(PATIENCE).unwrap();
 
+    nothing_is_left_of_the_test(&stage);
     operator.uninstall().unwrap();
     // The definition stays, and stays the first release's, as the chart's README says.
     let moved = stage.operator_in(ELSEWHERE, &["crd.install=false"]);
@@ -39,6 +50,17 @@ fn an_operator_is_upgraded_robbed_of_its_lease_and_moved() {
     calls.end();
     moved.uninstall().unwrap();
     stage.cluster.kubectl(&["delete", "namespace", ELSEWHERE]).unwrap();
+}
+
+/// Of what `helm test` made.
+fn nothing_is_left_of_the_test(stage: &Stage) {
+    let all = "shardclusters,statefulsets,pods,persistentvolumeclaims,secrets,configmaps";
+    let all = ["get", all, "--namespace", SYSTEM, "--output", "name"];
+    wait::until_within("nothing of the test is left", PATIENCE, || {
+        let names = stage.cluster.kubectl(&all).map_err(|error| error.to_string())?;
+        let left: Vec<_> = names.lines().filter(|name| name.contains("/shoal-test")).collect();
+        if left.is_empty() { Ok(()) } else { Err(left.join(", ")) }
+    });
 }
 
 /// The same pods, and no container started again.

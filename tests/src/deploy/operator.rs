@@ -35,6 +35,12 @@ impl<'a> Operator<'a> {
         Ok(Self { cluster, namespace: namespace.to_owned() })
     }
 
+    /// `helm test`: how it ended. Not with its logs: Helm takes everything that it made for a pod.
+    pub fn test(&self) -> anyhow::Result<String> {
+        let words = ["test", RELEASE, "--namespace", &self.namespace, "--timeout=3m"];
+        self.cluster.helm(&words)
+    }
+
     /// Takes it away; the definition and every ShardCluster stay.
     pub fn uninstall(&self) -> anyhow::Result<()> {
         let words = ["uninstall", RELEASE, "--namespace", &self.namespace, "--ignore-not-found"];
