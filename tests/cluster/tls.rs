@@ -173,6 +173,36 @@ fn a_node_of_another_authority_neither_joins_nor_reads() {
     cluster.settle(4);
 }
 
+#[test]
+fn nodes_found_by_a_dns_name_are_held_to_that_name() {
+    let authority = Authority::new("ours");
+    let mut cluster = Cluster::prepared(3, 2);
+    // No certificate holds an address.
+    for at in 0..3 {
+        let issued = authority.node(&[&cluster.nodes[at].name, "localhost"]);
+        secure(&mut cluster, at, &issued, &[&authority]);
+        cluster.nodes[at].start();
+    }
+    cluster.nodes.iter_mut().for_each(Node::ready);
+    cluster.settle(3);
+    let port = cluster.nodes[0].address().rsplit_once(':').unwrap().1.to_owned();
+    let mut add = |found_by: &str| {
+        let node = cluster.joiner(0).unset("JOIN_ADDRESS");
+        node.set("DISCOVERY", &format!("dns:{found_by}:{port}"));
+        let at = cluster.nodes.len() - 1;
+        let issued = authority.node(&[&cluster.nodes[at].name, "localhost"]);
+        secure(&mut cluster, at, &issued, &[&authority]);
+        cluster.nodes[at].start();
+        at
+    };
+    // Another name of the same address, which no certificate holds.
+    let stranger = add("127.0.0.1");
+    let at = add("localhost");
+    cluster.nodes[at].ready();
+    cluster.settle(4);
+    cluster.nodes[stranger].waits("no TLS with what answers there");
+}
+
 /// Whether a member answered: nobody who may, or the words that refuse.
 #[track_caller]
 fn denied<T: std::fmt::Debug>(answer: Result<T, Status>, claimed: &str) {

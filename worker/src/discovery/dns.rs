@@ -1,4 +1,5 @@
 //! All addresses of a DNS name, as of a headless Service: each is asked where its peers reach it.
+//! With TLS each must hold that name.
 //!
 //! The name is resolved for ever. An address that it has no more is asked on: a name server that
 //! fails or knows but a part must not hide anybody.
@@ -34,6 +35,11 @@ impl Dns {
         Self { name, channels }
     }
 
+    /// What the certificates of all that it finds hold.
+    fn host(&self) -> &str {
+        self.name.rsplit_once(':').map_or(&self.name, |(host, _)| host)
+    }
+
     pub async fn run(self, peers: &watch::Sender<PeerSet>) {
         let mut asked = Asked::default();
         loop {
@@ -67,6 +73,8 @@ struct Asked {
 impl Asked {
     fn see(&mut self, dns: &Dns, peers: &watch::Sender<PeerSet>, found: BTreeSet<SocketAddr>) {
         for address in &found {
+            // No certificate needs the address itself. Said each time: the book forgets.
+            dns.channels.book().name(&address.to_string(), dns.host());
             if self.following.contains_key(address) || !self.has_room(&found) {
                 continue;
             }
