@@ -22,6 +22,9 @@ pub use step::{Deletion, Step};
 /// A worker that has not run for so long is not a member to protect.
 pub const NOT_RUNNING: Duration = Duration::from_secs(10);
 
+/// A worker that runs and finds its peers has joined by then.
+const JOINS_WITHIN: Duration = Duration::from_secs(20);
+
 /// What the ShardCluster asks for, as far as steps depend on it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Desired {
@@ -356,6 +359,16 @@ impl Scene<'_> {
     fn member(&self, name: &str) -> Option<&Member> {
         let nodes = self.members()?.nodes.iter();
         nodes.filter(|n| n.name == name && n.life != Life::Left).max_by_key(|node| node.id)
+    }
+
+    /// Its worker runs, is new, and was never a member.
+    fn is_about_to_join(&self, ordinal: u32) -> bool {
+        let known = |pod: &Pod| {
+            self.members().is_some_and(|members| members.nodes.iter().any(|n| n.pod_uid == pod.uid))
+        };
+        self.observed.pods.get(&ordinal).is_some_and(|pod| {
+            pod.down.is_zero() && !pod.deleting && pod.age < JOINS_WITHIN && !known(pod)
+        })
     }
 
     fn is_outdated(&self, pod: &Pod) -> bool {

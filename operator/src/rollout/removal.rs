@@ -56,7 +56,16 @@ pub(super) fn remove(scene: &Scene<'_>) -> Option<Decision> {
             decision => first = first.or(Some(decision)),
         }
     }
-    shrink(scene).or_else(|| claims(scene)).or_else(|| parked(scene)).or(first)
+    let last = || joining(scene);
+    shrink(scene).or_else(|| claims(scene)).or_else(|| parked(scene)).or(first).or_else(last)
+}
+
+/// Without a look at it between its join and its end it would be deleted with the shards it got.
+fn joining(scene: &Scene<'_>) -> Option<Decision> {
+    let mut beyond = scene.desired.replicas..scene.set().replicas;
+    let ordinal = beyond.rfind(|ordinal| scene.is_about_to_join(*ordinal))?;
+    let text = format!("{} joins at this moment: it is drained first", scene.pod_name(ordinal));
+    Some(Decision::wait(Activity::Removing, text))
 }
 
 /// The one act that this leaver needs next.
@@ -129,7 +138,9 @@ fn unfit(scene: &Scene<'_>, leaver: &Member) -> Option<String> {
 /// Lowers the StatefulSet past the members that have left, and never past another.
 fn shrink(scene: &Scene<'_>) -> Option<Decision> {
     let set = scene.set();
-    let finished = |ordinal: &u32| scene.member(&scene.pod_name(*ordinal)).is_none();
+    let finished = |ordinal: &u32| {
+        scene.member(&scene.pod_name(*ordinal)).is_none() && !scene.is_about_to_join(*ordinal)
+    };
     let kept = (scene.desired.replicas..set.replicas).rev().take_while(finished).count() as u32;
     let replicas = set.replicas - kept;
     if kept == 0 || set.former.is_some() {

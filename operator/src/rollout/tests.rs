@@ -75,6 +75,30 @@ fn removals_take_the_highest_ordinal_first_and_as_a_number() {
 }
 
 #[test]
+fn a_pod_that_may_be_joining_is_not_taken_away_unseen() {
+    let mut world = formed(3, 4);
+    world.desired.replicas = 4;
+    while !world.seen.pods.contains_key(&3) {
+        if world.step().step.is_none() {
+            world.tick();
+        }
+    }
+    world.desired.replicas = 3;
+    let pod = world.seen.pods.get_mut(&3).unwrap();
+    (pod.down, pod.age) = (Duration::ZERO, Duration::from_secs(5));
+    let decision = next(&world.desired, &world.seen);
+    assert_eq!(decision.step, None, "{decision:?}");
+    assert!(decision.waits[0].contains("x-3 joins"), "{decision:?}");
+    // One that does not run joins nothing, and one that runs for long will not.
+    for (down, age) in [(1, 5), (0, 30)] {
+        let pod = world.seen.pods.get_mut(&3).unwrap();
+        (pod.down, pod.age) = (Duration::from_secs(down), Duration::from_secs(age));
+        let step = next(&world.desired, &world.seen).step;
+        assert!(matches!(step, Some(Step::Resize { replicas: 3, .. })), "{step:?}");
+    }
+}
+
+#[test]
 fn a_drain_is_taken_back_until_it_is_closed() {
     let mut world = formed(5, 4);
     world.desired.replicas = 4;
