@@ -76,12 +76,15 @@ fn soak(arguments: &Arguments) -> anyhow::Result<bool> {
         false => arguments.shoal.clone().unwrap_or_else(scene::program),
     };
     let program = program.canonicalize().with_context(|| program.display().to_string())?;
+    let next = arguments.next.clone().or_else(scene::next);
+    let next = next.map(|path| path.canonicalize().with_context(|| path.display().to_string()));
+    let next = next.transpose()?;
     let plan = Plan {
         size: arguments.nodes,
         spare: 1,
         keys: arguments.keys,
         // The next version is one of the built-in host.
-        next: arguments.next.clone().or_else(scene::next).filter(|_| !arguments.stored),
+        next: next.filter(|_| !arguments.stored),
         stored: arguments.stored,
         settings: scene::inherited(),
         ..Plan::new(&program, seed)
