@@ -139,12 +139,15 @@ fn refuse(code: Code, message: &str) -> AppError {
     AppError { code: code as i32, message: message.to_owned() }
 }
 
+/// The store's address and what it is to be asked: taken by the first question, for before that
+/// there is no runtime.
+type Begin = (String, mpsc::Receiver<Asked>);
+
 /// The way to the store.
 #[derive(Clone)]
 struct Store {
     questions: mpsc::Sender<Asked>,
-    /// Taken by the first question: before it there is no runtime.
-    begin: Arc<Mutex<Option<(String, mpsc::Receiver<Asked>)>>>,
+    begin: Arc<Mutex<Option<Begin>>>,
 }
 
 impl Store {
