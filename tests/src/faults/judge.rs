@@ -196,7 +196,10 @@ impl Judge {
             Outcome::Unknown(_) => {
                 self.tally.unknown += 1;
                 if op.act != Act::Read {
-                    ledger.unknown.push(Perhaps { invoked: op.invoked, act: op.act });
+                    let perhaps = Perhaps::from(op.invoked, op.act);
+                    ledger.unknown.push(perhaps);
+                    // One that was sent again may have run twice.
+                    ledger.unknown.extend(may_be_sent_again(&op).then_some(perhaps));
                 }
             }
         }
@@ -214,7 +217,7 @@ impl Judge {
             // One that went back is told by the order of tokens.
             if self.ledgers[at].at.is_none_or(|(_, last)| epoch >= last) {
                 self.turn(at, shard, epoch);
-                let again: Vec<_> = piece.iter().filter_map(|op| run_before(op, epoch)).collect();
+                let again: Vec<_> = piece.iter().filter_map(|op| ran_before(op, epoch)).collect();
                 self.segment(at, epoch, &done, &again);
             }
         }
@@ -293,12 +296,20 @@ impl Judge {
     }
 }
 
-/// A put says that it may run twice: where its first owner was lost before it could answer, the
-/// next one runs it again, and answers under a later epoch.
-fn run_before(op: &Op, epoch: u64) -> Option<Perhaps> {
+/// A put says that it may run twice. It does where the connection broke over which its owner was to
+/// answer, and it was sent again: to the same owner, or to the next one under a later epoch.
+fn ran_before(op: &Op, epoch: u64) -> Option<Perhaps> {
     let later = op.answer().is_some_and(|answer| answer.epoch > epoch);
-    let twice = matches!(op.act, Act::Put(_)) && later;
-    twice.then_some(Perhaps { invoked: op.invoked, act: op.act })
+    let same = op.answer().is_some_and(|answer| answer.epoch == epoch) && may_be_sent_again(op);
+    let twice = matches!(op.act, Act::Put(_)) && (later || same);
+    // Without an end where the next owner answered: the former one may be paused meanwhile.
+    let until = if later { Time::MAX } else { op.returned };
+    twice.then_some(Perhaps { until, ..Perhaps::from(op.invoked, op.act) })
+}
+
+/// A connection to an owner that lives is not given up sooner.
+fn may_be_sent_again(op: &Op) -> bool {
+    matches!(op.act, Act::Put(_)) && op.returned - op.invoked >= LEAST_GAP
 }
 
 /// Takes the calls before the last moment at which none of this key ran.

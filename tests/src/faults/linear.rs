@@ -26,6 +26,14 @@ pub struct Done {
 pub struct Perhaps {
     pub invoked: Time,
     pub act: Act,
+    /// Not after this; mostly it may be at any time.
+    pub until: Time,
+}
+
+impl Perhaps {
+    pub fn from(invoked: Time, act: Act) -> Self {
+        Self { invoked, act, until: Time::MAX }
+    }
 }
 
 /// How a search ended well.
@@ -148,6 +156,12 @@ impl Search {
         (open, earliest)
     }
 
+    /// What comes next comes after the beginning of each call that is placed.
+    fn latest(&self, stand: &Stand) -> Time {
+        let placed = stand.beyond.last().copied().or(stand.first.checked_sub(1));
+        placed.map_or(0, |at| self.done[at].invoked)
+    }
+
     fn steps(&self, stand: &Stand) -> Vec<Stand> {
         let (open, earliest) = self.open(stand);
         let mut next: Vec<Stand> = Vec::new();
@@ -158,9 +172,11 @@ impl Search {
             let increments = stand.increments + 1;
             next.push(Stand { increments, value: stand.value + 1, ..stand.clone() });
         }
+        let latest = self.latest(stand);
         for (at, call) in self.puts.iter().enumerate() {
             if let Act::Put(value) = call.act
                 && call.invoked <= earliest
+                && call.until >= latest
                 && !stand.puts.contains(&at)
             {
                 let mut puts = stand.puts.clone();
@@ -193,7 +209,18 @@ impl Search {
         let Some(stand) = stand else { return "an empty history".to_owned() };
         let (open, _) = self.open(stand);
         let calls: Vec<_> = open.iter().map(|at| format!("{:?}", self.done[*at])).collect();
-        format!("one of [{}] after the value {}", calls.join(", "), stand.value)
+        let read: BTreeSet<i64> = open.iter().map(|at| self.done[*at].value).collect();
+        let puts = |act| matches!(act, Act::Put(value) if read.contains(&value));
+        let known = self.done.iter().filter(|call| puts(call.act)).map(|call| format!("{call:?}"));
+        let placed = |at: usize| if stand.puts.contains(&at) { "placed" } else { "not placed" };
+        let unknown = self.puts.iter().enumerate().filter(|(_, call)| puts(call.act));
+        let unknown = unknown.map(|(at, call)| format!("{call:?}, {}", placed(at)));
+        format!(
+            "one of [{}] after the value {}; put by [{}]",
+            calls.join(", "),
+            stand.value,
+            known.chain(unknown).collect::<Vec<_>>().join(", ")
+        )
     }
 }
 

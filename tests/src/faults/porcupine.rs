@@ -63,7 +63,7 @@ pub fn agrees(values: &BTreeSet<i64>, done: &[Done], used: &[Perhaps]) -> bool {
     let done = done
         .iter()
         .map(|call| operation(Step::Answered(call.act, call.value), call.invoked, call.returned));
-    let used = used.iter().map(|call| operation(Step::Unknown(call.act), call.invoked, Time::MAX));
+    let used = used.iter().map(|call| operation(Step::Unknown(call.act), call.invoked, call.until));
     let calls: Vec<_> = done.chain(used).collect();
     values.iter().any(|value| {
         let begin =
@@ -95,9 +95,11 @@ mod tests {
         assert!(agrees(&BTreeSet::from([0, 7]), &calls[1..2], &[]), "it may have held 7");
         let stale = [calls[0], done(Act::Read, 3, 20, 30)];
         assert!(!agrees(&from(3), &stale, &[]));
-        let perhaps = Perhaps { invoked: 5, act: Act::Put(3) };
+        let perhaps = Perhaps::from(5, Act::Put(3));
         assert!(agrees(&from(0), &stale, &[perhaps]));
-        let late = Perhaps { invoked: 31, act: Act::Put(3) };
+        let late = Perhaps::from(31, Act::Put(3));
         assert!(!agrees(&from(0), &stale, &[late]));
+        let early = Perhaps { until: 19, ..perhaps };
+        assert!(agrees(&from(0), &stale, &[early]), "after the other put and before the read");
     }
 }

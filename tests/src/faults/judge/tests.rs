@@ -108,6 +108,25 @@ fn a_failover_begins_anew_and_what_was_lost_is_counted() {
 }
 
 #[test]
+fn a_put_that_took_long_may_have_run_twice_and_one_that_did_not_may_not() {
+    let read = |value, times| Op { key: 1, ..op(Act::Read, value, times, 1, "a") };
+    for (took, wrong) in [(LEAST_GAP, vec![]), (LEAST_GAP - 1, vec![Rule::Linearizable])] {
+        let mut bench = bench(false);
+        let long = op(Act::Put(5), 5, (0, took), 1, "a");
+        let short = op(Act::Put(6), 6, (20, 30), 1, "a");
+        bench.take(vec![long, read(5, (5, 10)), short, read(6, (40, 45)), read(5, (50, 60))]);
+        assert_eq!(bench.broken(), wrong);
+    }
+    // Never again once it was answered.
+    let mut bench = bench(false);
+    let long = op(Act::Put(5), 5, (0, LEAST_GAP), 1, "a");
+    let (after, late) = (LEAST_GAP + 10, LEAST_GAP + 30);
+    let short = op(Act::Put(6), 6, (after, after + 5), 1, "a");
+    bench.take(vec![long, read(5, (5, 10)), short, read(5, (late, late + 5))]);
+    assert_eq!(bench.broken(), [Rule::Linearizable]);
+}
+
+#[test]
 fn where_the_host_has_a_store_a_failover_loses_nothing() {
     for (value, wrong) in [(2, vec![]), (1, vec![Rule::Linearizable])] {
         let mut bench = bench(false);

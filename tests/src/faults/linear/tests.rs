@@ -60,18 +60,18 @@ fn increments_at_once_may_come_in_either_order() {
 
 #[test]
 fn an_unknown_call_happens_once_or_not_at_all_and_not_before_it_began() {
-    let unknown = [Perhaps { invoked: 12, act: Act::Increment }];
+    let unknown = [Perhaps::from(12, Act::Increment)];
     let ending = judge(&[add(1, 0, 10), add(3, 20, 30)], &unknown).unwrap();
     assert_eq!((ending.values, ending.used), (BTreeSet::from([3]), unknown.to_vec()));
     let unused = judge(&[add(1, 0, 10), add(2, 20, 30)], &unknown).unwrap();
     assert!(unused.used.is_empty());
     wrong(&[add(1, 0, 10), add(3, 20, 30), add(5, 40, 50)], &unknown);
-    wrong(&[add(1, 0, 10), add(3, 20, 30)], &[Perhaps { invoked: 35, act: Act::Increment }]);
+    wrong(&[add(1, 0, 10), add(3, 20, 30)], &[Perhaps::from(35, Act::Increment)]);
 }
 
 #[test]
 fn an_unknown_put_may_show_late_but_only_once() {
-    let unknown = [Perhaps { invoked: 5, act: Act::Put(9) }];
+    let unknown = [Perhaps::from(5, Act::Put(9))];
     let late = [put(1, 0, 10), read(1, 20, 30), read(9, 40, 50), put(2, 60, 70)];
     assert_eq!(values(&late, &unknown), [2]);
     wrong(&[&late[..], &[read(9, 80, 90)]].concat(), &unknown);
