@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use shoal_tests::{Client, Cluster, Counters, Load, http, wait};
+use shoal_proto::shoal::admin::v1::CloseRequest;
+use shoal_tests::{Client, Cluster, Counters, Load, admin, cluster::Row, http, wait};
+use tonic::{Code, Status};
 
 /// Twice what is promised of a release build on an idle machine.
 const LONGEST_STALL: Duration = Duration::from_secs(2);
@@ -126,4 +128,59 @@ fn whoever_leads_is_removed_by_one_command() {
     cluster.nodes[at].waits("parked");
     cluster.settle(3);
     load.end().flawless();
+}
+
+/// Closes a node as whoever has seen it empty does.
+fn close(cluster: &Cluster, node: &Row) -> Result<(), Status> {
+    let request =
+        CloseRequest { node: node.id, incarnation: node.incarnation.clone(), operator: None };
+    admin::ask(&cluster.nodes[0].admin_address(), |mut client| async move {
+        client.close(request).await.map(|_| ())
+    })
+}
+
+#[track_caller]
+fn not_closed(closed: Result<(), Status>, words: &str) {
+    let status = closed.expect_err("it is to be refused");
+    assert_eq!(status.code(), Code::FailedPrecondition, "{status:?}");
+    assert!(status.message().contains(words), "{status:?} lacks {words:?}");
+}
+
+/// S16: a leaver is not closed by who saw it empty once, and its drain is taken back until it is.
+#[test]
+fn s16_a_leaver_with_shards_is_not_closed_and_a_drain_is_taken_back_until_the_close() {
+    let mut cluster = Cluster::founded(3, 1);
+    cluster.joiner(0).start();
+    cluster.nodes[3].ready();
+    let settled = cluster.settle(4);
+    let row = settled.node("node-d").unwrap().clone();
+    let mut counters = Counters::new(100);
+    counters.add(&mut cluster.client(3));
+    let load = Load::start(&cluster.addresses());
+    let empty = |cluster: &mut Cluster| {
+        cluster.until("node-d is empty", |status| {
+            status.node("node-d").is_some_and(|row| row.shards_owned + row.shards_receiving == 0)
+        });
+    };
+    for _ in 0..3 {
+        not_closed(close(&cluster, &row), "not draining");
+        drain(&cluster, 1, &["node-d", "--no-wait"]);
+        empty(&mut cluster);
+        // Seen to be empty; and then it is not, for somebody changed their mind.
+        drain(&cluster, 2, &["node-d", "--cancel"]);
+        not_closed(close(&cluster, &row), "not draining");
+        cluster.settle(4);
+    }
+    drain(&cluster, 1, &["node-d", "--no-wait"]);
+    // Asked for from the first moment on: it is accepted when nothing is left to lose.
+    wait::until("node-d is closed", || match close(&cluster, &row) {
+        Ok(()) => Ok(()),
+        Err(status) if status.message().contains("still owns") => Err(status.to_string()),
+        Err(status) => panic!("{status:?}"),
+    });
+    let line = cluster.ask(2, &["drain", "node-d", "--cancel"]).failed(1);
+    assert!(line.contains("closed"), "{line}");
+    load.end().flawless();
+    counters.add(&mut cluster.client(0));
+    counters.check(&mut cluster.client(3));
 }

@@ -6,10 +6,14 @@
 mod abandoned;
 mod calls;
 mod directories;
+mod founding;
 mod garbage;
 mod identity;
 mod joining;
+mod leases;
 mod leaves;
+mod levels;
+mod moves;
 mod pods;
 mod probes;
 mod recipes;

@@ -1,6 +1,6 @@
 //! Nodes beyond the voters and learners, which watch the registry instead of following the log.
 
-use shoal_tests::{Client, Cluster, Counters, Load, cluster::Status, http, wait};
+use shoal_tests::{Client, Cluster, Counters, Load, cluster::Status, wait};
 
 const SIZE: usize = 7;
 
@@ -36,19 +36,11 @@ fn watchers(cluster: &mut Cluster) -> Vec<usize> {
 
 /// One figure, summed over the nodes that run.
 fn figure(cluster: &Cluster, name: &str) -> u64 {
-    let of = |node: &shoal_tests::Node| {
-        let (_, text) = http::get(&node.http_address(), "/metrics").unwrap();
-        let prefix = format!("{name} ");
-        let value = text.lines().find_map(|line| line.strip_prefix(&prefix));
-        value.unwrap_or_else(|| panic!("no {name}:\n{text}")).parse::<u64>().unwrap()
-    };
-    cluster.nodes.iter().filter(|node| node.runs()).map(of).sum()
+    cluster.nodes.iter().filter(|node| node.runs()).map(|node| node.figure(name)).sum()
 }
 
 fn applied(cluster: &Cluster, at: usize) -> u64 {
-    let (_, text) = http::get(&cluster.nodes[at].http_address(), "/metrics").unwrap();
-    let line = text.lines().find_map(|line| line.strip_prefix("shoal_table_applied_index "));
-    line.expect("the index of the table").parse().unwrap()
+    cluster.nodes[at].figure("shoal_table_applied_index")
 }
 
 #[test]

@@ -3,7 +3,10 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use shoal_proto::shoal::v1::{CallRequest, CallResponse, shoal_client::ShoalClient};
+use shoal_proto::{
+    hash::key_shard,
+    shoal::v1::{CallRequest, CallResponse, shoal_client::ShoalClient},
+};
 use tokio::runtime::{self, Runtime};
 use tonic::{Request, Status, transport::Channel};
 
@@ -65,6 +68,13 @@ impl Client {
 fn number(answer: &CallResponse) -> i64 {
     let text = std::str::from_utf8(&answer.payload).ok();
     text.and_then(|text| text.parse().ok()).expect("a counter answers with a number")
+}
+
+/// A key of that shard, one of `shards`, that begins so.
+pub fn key_in(shard: u32, shards: u32, prefix: &str) -> String {
+    let keys = (0_u64..).map(|at| format!("{prefix}-{at}"));
+    let mut keys = keys.filter(|key| key_shard(key.as_bytes(), shards) == shard);
+    keys.next().expect("every shard has keys")
 }
 
 /// Counters and what each must hold.

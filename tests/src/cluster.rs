@@ -1,8 +1,9 @@
 //! Several nodes on localhost as one cluster: formed, asked through the command line, settled.
 
 use serde::Deserialize;
+use shoal_proto::shoal::admin::v1::TransferLeaderRequest;
 
-use crate::{Client, Node, Ports, Space, command, wait};
+use crate::{Client, Node, Ports, Space, admin, command, wait};
 
 /// Names of the nodes in their order.
 const NAMES: [&str; 7] = ["node-a", "node-b", "node-c", "node-d", "node-e", "node-f", "node-g"];
@@ -42,6 +43,13 @@ pub struct Shards {
     pub assigned: u32,
     pub moving: u32,
     pub unassigned: u32,
+}
+
+/// What `shoal shards --output json` says of each.
+#[derive(Clone, Copy, Debug, Deserialize)]
+pub struct Shard {
+    pub id: u32,
+    pub epoch: u64,
 }
 
 impl Status {
@@ -109,6 +117,33 @@ impl Cluster {
         cluster
     }
 
+    /// Starts those that are prepared. The first one is early enough to be the oldest: it founds, and
+    /// leads at the end.
+    #[track_caller]
+    pub fn start_led_by_first(&mut self) -> Status {
+        let size = self.nodes.len();
+        self.nodes[0].start();
+        self.nodes[0].waits(&format!("waiting for {} of {size} founding peers", size - 1));
+        self.nodes[1..].iter_mut().for_each(Node::start);
+        self.nodes.iter_mut().for_each(Node::ready);
+        wait::until("the first one leads a settled cluster", || {
+            let status = self.status()?;
+            let first = status.node(&self.nodes[0].name).map_or(0, |row| row.id);
+            if !status.settled(size) || first == 0 {
+                return Err(format!("{status:?}"));
+            }
+            if status.leader_id == first {
+                return Ok(status);
+            }
+            // On a busy machine an election may come between.
+            let request = TransferLeaderRequest { to: first, operator: None };
+            let asked = admin::ask(&self.nodes[0].admin_address(), |mut client| async move {
+                client.transfer_leader(request).await
+            });
+            Err(format!("{asked:?}, {status:?}"))
+        })
+    }
+
     fn add(&mut self, at: usize) -> &mut Node {
         let mut node = Node::new(&self.space, NAMES[at], self.ports.get(at as u16));
         node.set("SHARDS", SHARDS);
@@ -147,6 +182,14 @@ impl Cluster {
         let mut settings = self.nodes[at].tls();
         settings.push(("NODE_ADDRESS", &address));
         command::run(arguments, &settings)
+    }
+
+    /// Some shard of the node of that name.
+    #[track_caller]
+    pub fn shard_of(&self, name: &str) -> Shard {
+        let told = self.ask(0, &["shards", "--owner", name, "--output", "json"]).succeeded();
+        let shards: Vec<Shard> = serde_json::from_str(&told).expect("shards as JSON");
+        shards.into_iter().next().expect("it owns some")
     }
 
     pub fn status_of(&self, at: usize) -> Result<Status, String> {

@@ -145,6 +145,16 @@ impl Node {
         http::get(&self.http_address(), "/readyz")
     }
 
+    /// One figure of /metrics, by its name with its labels.
+    #[track_caller]
+    pub fn figure(&self, name: &str) -> u64 {
+        let (_, text) = http::get(&self.http_address(), "/metrics").expect("a node tells figures");
+        let prefix = format!("{name} ");
+        let value = text.lines().find_map(|line| line.strip_prefix(&prefix));
+        let value = value.unwrap_or_else(|| panic!("no {name}:\n{text}"));
+        value.parse().expect("a whole number")
+    }
+
     /// As `readiness`, for a node that may end: then its exit code.
     pub fn readiness_or_end(&mut self) -> Result<(u16, String), Option<i32>> {
         let child = self.child.as_mut().expect("the node was started");

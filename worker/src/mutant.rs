@@ -1,4 +1,5 @@
-//! Faults put in on purpose, to prove that the demo's verdict, or another node, notices them.
+//! Faults put in on purpose: to prove that the demo's verdict, or another node, notices them, and to
+//! play executions that need them.
 //!
 //! Chosen by SHOAL_MUTANT. Not part of a release build.
 
@@ -18,16 +19,32 @@ pub enum Mutant {
     StaleOwner,
     /// A watcher takes nothing that it is told after its first table.
     DeafWatcher,
+    /// A leader takes no renewal but its own.
+    DeafLeader,
+    /// kv takes its time for some keys: see `kv::dawdle`.
+    SlowHandlers,
+    /// One feature level more is known, as in a later version.
+    NextLevel,
 }
 
 impl Mutant {
-    const ALL: [Self; 3] = [Self::LoseIncrement, Self::StaleOwner, Self::DeafWatcher];
+    const ALL: [Self; 6] = [
+        Self::LoseIncrement,
+        Self::StaleOwner,
+        Self::DeafWatcher,
+        Self::DeafLeader,
+        Self::SlowHandlers,
+        Self::NextLevel,
+    ];
 
     fn name(self) -> &'static str {
         match self {
             Self::LoseIncrement => "lose-increment",
             Self::StaleOwner => "stale-owner",
             Self::DeafWatcher => "deaf-watcher",
+            Self::DeafLeader => "deaf-leader",
+            Self::SlowHandlers => "slow-handlers",
+            Self::NextLevel => "next-level",
         }
     }
 

@@ -20,7 +20,7 @@ use std::{error::Error, future::Future, pin::Pin, sync::Arc, time::Duration};
 use parking_lot::Mutex;
 use shoal_core::{
     id::NodeId,
-    registry::{Addresses, FEATURE_LEVEL, Node, NodeInfo},
+    registry::{Addresses, Node, NodeInfo},
 };
 use tokio::{
     runtime::Handle,
@@ -56,6 +56,7 @@ use crate::{
     table::Table,
     telemetry::Telemetry,
     tls::Tls,
+    wire,
 };
 
 /// Exit code of a setting that cannot be used on this machine, or in this cluster.
@@ -245,7 +246,7 @@ fn node_info(config: &Config) -> NodeInfo {
         },
         zone: config.zone.clone(),
         weight: config.weight,
-        feature_level: FEATURE_LEVEL,
+        feature_level: wire::registry::feature_level(),
         revision: config.revision.clone(),
     }
 }

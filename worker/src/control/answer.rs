@@ -195,6 +195,12 @@ impl Control {
     }
 
     fn renew(&mut self, renew: Renew, reply: Reply, now: Timestamp) {
+        #[cfg(feature = "mutants")]
+        if renew.node != self.config.node
+            && crate::mutant::chosen(crate::mutant::Mutant::DeafLeader)
+        {
+            return;
+        }
         self.tables.insert(renew.node, renew.table);
         match renew.leaves_within {
             Some(within) => drop(self.deadlines.insert(renew.node, now.plus(within))),

@@ -187,6 +187,24 @@ impl Kv {
     }
 }
 
+/// The slow-handlers fault: keys that begin with `long` take twelve seconds, and those that begin with
+/// `stuck` hold a thread for nine, whatever becomes of the call.
+#[cfg(feature = "mutants")]
+async fn dawdle(key: &[u8]) {
+    use std::time::Duration;
+
+    if key.starts_with(b"long") {
+        tracing::warn!("takes its time on purpose");
+        tokio::time::sleep(Duration::from_secs(12)).await;
+    }
+    if key.starts_with(b"stuck") {
+        // Only then it runs as a handler that waits does, and not where the call was received.
+        tokio::task::yield_now().await;
+        tracing::warn!("is stuck on purpose");
+        crate::env::thread::pause(Duration::from_secs(9)).await;
+    }
+}
+
 fn apply(store: &mut Store, op: Op, key: &[u8], payload: &[u8]) -> Result<Bytes, AppError> {
     match op {
         Op::Get => match store.get(key) {
@@ -293,6 +311,13 @@ impl ShardHost for Kv {
     }
 
     fn call(&self, call: HostCall) -> BoxFuture<'_, Result<Bytes, AppError>> {
+        #[cfg(feature = "mutants")]
+        if crate::mutant::chosen(crate::mutant::Mutant::SlowHandlers) {
+            return Box::pin(async move {
+                dawdle(&call.key).await;
+                self.run(&call)
+            });
+        }
         Box::pin(ready(self.run(&call)))
     }
 

@@ -65,12 +65,18 @@ fn need<T>(part: Option<T>, name: &'static str) -> Result<T, Error> {
     part.ok_or(Error::Missing(name))
 }
 
-fn known_level(level: u32) -> Result<u32, Error> {
-    if level <= FEATURE_LEVEL {
-        Ok(level)
-    } else {
-        Err(Error::Level { level, known: FEATURE_LEVEL })
+/// The highest level whose commands and rows this process understands.
+pub fn feature_level() -> u32 {
+    #[cfg(feature = "mutants")]
+    if crate::mutant::chosen(crate::mutant::Mutant::NextLevel) {
+        return FEATURE_LEVEL + 1;
     }
+    FEATURE_LEVEL
+}
+
+fn known_level(level: u32) -> Result<u32, Error> {
+    let known = feature_level();
+    if level <= known { Ok(level) } else { Err(Error::Level { level, known }) }
 }
 
 #[cfg(test)]
