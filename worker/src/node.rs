@@ -41,7 +41,7 @@ use crate::{
     admin::ready,
     config::{self, Config, memory},
     discovery::{Discovery, PeerSet},
-    env::{clock, net},
+    env::clock,
     forward::{self, DataPort, Ingress},
     found,
     host::{Host, right::Right},
@@ -183,7 +183,7 @@ pub async fn run(
     let client = api_server(&config).await?;
     let own = own_pod(&config, client.as_ref());
     let stop = own::told_to_stop(stop, own.as_ref(), config.shutdown_budget);
-    config.bind_host = usable_host(config.bind_host);
+    config.bind_host = ports::usable_host(config.bind_host);
     let lives = async {
         let mut stop = std::pin::pin!(stop);
         loop {
@@ -224,13 +224,6 @@ fn own_pod(config: &Config, client: Option<&kube::Client>) -> Option<Own> {
     let pod = config.pod.as_ref()?;
     let namespace = pod.namespace.as_ref()?;
     Some(Own::new(client?.clone(), namespace, pod.name.clone(), pod.uid.clone()))
-}
-
-/// All addresses are those of IPv4 on a machine without the other family.
-fn usable_host(host: String) -> String {
-    let (all, of_ipv4) = (std::net::Ipv6Addr::UNSPECIFIED, std::net::Ipv4Addr::UNSPECIFIED);
-    let without = host == all.to_string() && net::listen((all, 0).into()).is_err();
-    if without { of_ipv4.to_string() } else { host }
 }
 
 /// What other nodes learn of this one when it joins and registers.

@@ -23,6 +23,13 @@ pub(super) struct Ports {
     http: Vec<net::TcpListener>,
 }
 
+/// All addresses are those of IPv4 on a machine without the other family.
+pub(super) fn usable_host(host: String) -> String {
+    let (all, of_ipv4) = (std::net::Ipv6Addr::UNSPECIFIED, std::net::Ipv4Addr::UNSPECIFIED);
+    let without = host == all.to_string() && net::listen((all, 0).into()).is_err();
+    if without { of_ipv4.to_string() } else { host }
+}
+
 impl Ports {
     pub async fn bind(config: &Config) -> Result<Self, Exit> {
         let at = |setting, port| listen_addresses(&config.bind_host, setting, port);
