@@ -50,6 +50,7 @@ pub struct History {
     newest: BTreeMap<u32, Acknowledged>,
     pub violations: Vec<String>,
     pub acknowledged: u64,
+    acknowledged_at: BTreeMap<Place, u64>,
 }
 
 impl History {
@@ -79,6 +80,7 @@ impl History {
         }
         for new in acknowledged {
             self.acknowledged += 1;
+            *self.acknowledged_at.entry(new.place).or_default() += 1;
             let newest = self.newest.entry(new.shard).or_insert_with(|| new.clone());
             if new.epoch < newest.epoch {
                 self.violations.push(format!("acknowledged {new:?} after {newest:?}"));
@@ -87,6 +89,11 @@ impl History {
             }
             *newest = new;
         }
+    }
+
+    /// How many answers a machine has let out.
+    pub fn acknowledged_at(&self, place: Place) -> u64 {
+        self.acknowledged_at.get(&place).copied().unwrap_or_default()
     }
 
     /// How many shards were opened empty, the first time apart.

@@ -39,6 +39,7 @@ pub enum Order {
     Move(Place),
     Lead(Place),
     Lease,
+    LeaseOf(u32),
 }
 
 impl Order {
@@ -49,7 +50,7 @@ impl Order {
             Self::Force(_) => "removed by force",
             Self::Move(_) => "moved by hand",
             Self::Lead(_) => "leadership handed over",
-            Self::Lease => "leases changed",
+            Self::Lease | Self::LeaseOf(_) => "leases changed",
         }
     }
 }
@@ -136,11 +137,15 @@ impl People {
                 answer.await.map(|_| ())
             }
             Order::Lease => {
-                let lease_ms = LEASES_MS[below(LEASES_MS.len() as u64) as usize];
-                let request = pb::ConfigureRequest { lease_ms: Some(lease_ms), ..<_>::default() };
-                self.ask::<_, pb::ConfigureResponse>("Configure", &request).await.map(|_| ())
+                self.configure_lease(LEASES_MS[below(LEASES_MS.len() as u64) as usize]).await
             }
+            Order::LeaseOf(lease_ms) => self.configure_lease(lease_ms).await,
         }
+    }
+
+    async fn configure_lease(&self, lease_ms: u32) -> Result<(), String> {
+        let request = pb::ConfigureRequest { lease_ms: Some(lease_ms), ..<_>::default() };
+        self.ask::<_, pb::ConfigureResponse>("Configure", &request).await.map(|_| ())
     }
 
     async fn remove(&self, place: Place) -> Result<(), String> {

@@ -3,6 +3,7 @@
 mod founding;
 mod leaders;
 mod moves;
+mod sessions;
 
 use std::time::Duration;
 
@@ -23,7 +24,7 @@ type Played = Vec<String>;
 /// By name.
 type Scenario = (&'static str, fn() -> Played);
 
-pub const ALL: [Scenario; 11] = [
+pub const ALL: [Scenario; 14] = [
     ("stopped-while-starting", stopped_while_starting),
     ("rebooted", rebooted),
     ("power-cycle-and-a-lost-disk", power_cycle_and_a_lost_disk),
@@ -35,6 +36,9 @@ pub const ALL: [Scenario; 11] = [
     ("everybody-told-to-stop", leaders::everybody_told_to_stop),
     ("one-of-three-crashes", leaders::one_of_three_crashes),
     ("target-dies", moves::target_dies),
+    ("election-gap", sessions::election_gap),
+    ("lease-lowered-unheard", sessions::lease_lowered_unheard),
+    ("marked-while-it-lags", sessions::marked_while_it_lags),
 ];
 
 pub fn play(name: &str, seed: u64) -> Played {

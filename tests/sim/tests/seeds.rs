@@ -68,13 +68,33 @@ fn s8_founding_on_slewed_clocks_does_not_spin() {
     plays("slewed-clocks-at-founding");
 }
 
-#[test]
-fn s4_s7_a_founder_loses_its_disk_at_any_moment_and_one_cluster_forms() {
-    for seed in 1..=8 {
+/// Where much is chance.
+fn plays_often(scenario: &str, times: u64) {
+    for seed in 1..=times {
         let seed = seed.to_string();
-        let (well, text) = simulate(&["scenario", "founder-loses-its-disk", "--seed", &seed], None);
+        let (well, text) = simulate(&["scenario", scenario, "--seed", &seed], None);
         assert!(well, "seed {seed}: {text}");
     }
+}
+
+#[test]
+fn s4_s7_a_founder_loses_its_disk_at_any_moment_and_one_cluster_forms() {
+    plays_often("founder-loses-its-disk", 8);
+}
+
+#[test]
+fn l3_an_election_of_three_seconds_fences_nobody_in_a_whole_cluster() {
+    plays_often("election-gap", 4);
+}
+
+#[test]
+fn s9_a_lease_lowered_while_answers_are_lost_gives_no_shard_two_owners() {
+    plays_often("lease-lowered-unheard", 2);
+}
+
+#[test]
+fn s19_a_node_removed_by_force_while_its_table_lags_serves_until_it_reads_so() {
+    plays_often("marked-while-it-lags", 2);
 }
 
 #[test]

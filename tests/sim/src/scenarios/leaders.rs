@@ -11,7 +11,7 @@ const TWO: Shape = Shape { founders: 2, joiners: 0, late: false, shards: 16, key
 /// Long enough for all that follows a crash.
 const HEALS: Duration = Duration::from_secs(15);
 
-fn leader(world: &World) -> Place {
+pub fn leader(world: &World) -> Place {
     world.sight.lock().leader().expect("a settled cluster is led")
 }
 
