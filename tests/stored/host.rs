@@ -189,7 +189,8 @@ async fn exchange(
     line: &mut Option<BufReader<TcpStream>>,
     question: &Question,
 ) -> anyhow::Result<Answer> {
-    let open = match line.take() {
+    // Put back only once it has answered.
+    let mut open = match line.take() {
         Some(open) => open,
         None => {
             let socket = TcpStream::connect(address).await?;
@@ -197,8 +198,6 @@ async fn exchange(
             BufReader::new(socket)
         }
     };
-    // Put back only once it has answered.
-    let mut open = open;
     let asked = format!("{}\n", serde_json::to_string(question)?);
     open.get_mut().write_all(asked.as_bytes()).await?;
     let mut answer = String::new();

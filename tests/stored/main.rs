@@ -5,39 +5,13 @@
 
 mod host;
 
-use std::{io, process::ExitCode, sync::Arc};
+use std::{env, process::ExitCode, sync::Arc};
 
-use clap::{Parser, Subcommand};
 use shoal_tests::faults::cells::SETTING;
-use shoal_worker::{cli, config::RunArgs, process};
-use tokio::runtime::Builder;
+use shoal_worker::process;
 
-#[derive(Parser)]
-#[command(name = "shoal-stored", version = shoal_worker::VERSION)]
-struct Arguments {
-    #[command(subcommand)]
-    command: Command,
-}
-
-#[derive(Subcommand)]
-enum Command {
-    /// Run one node
-    Run(Box<RunArgs>),
-    #[command(flatten)]
-    Cli(Box<cli::Command>),
-}
-
-fn main() -> io::Result<ExitCode> {
-    match Arguments::parse().command {
-        Command::Run(args) => {
-            let store = std::env::var(SETTING);
-            let store = store.map_err(|_| io::Error::other(format!("{SETTING} is not set")))?;
-            process::run(&args, Arc::new(host::Stored::new(store)))
-        }
-        Command::Cli(command) => {
-            let runtime = Builder::new_multi_thread().enable_all().build()?;
-            let ended = runtime.block_on(cli::execute(*command));
-            Ok(ended.unwrap_or_else(|error| cli::failure(&error)))
-        }
-    }
+fn main() -> ExitCode {
+    // Commands other than `run` need none.
+    let store = env::var(SETTING).unwrap_or_default();
+    process::main(Arc::new(host::Stored::new(store)))
 }

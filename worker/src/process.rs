@@ -1,11 +1,13 @@
-//! One node as a process: its settings, its log, its runtimes, the signals that end it, its exit
-//! code. `shoal run` is this with the built-in host.
+//! The command line with any host: a node as a process, with its settings, its log, its runtimes,
+//! the signals that end it and its exit code, or one of the other commands. `shoal` is this with the
+//! built-in host.
 
 use std::{
     io::{self, IsTerminal as _},
     process::ExitCode,
 };
 
+use clap::{Parser, Subcommand};
 use tokio::runtime::Builder;
 use tracing_subscriber::{
     filter::{LevelFilter, targets::Targets},
@@ -13,6 +15,7 @@ use tracing_subscriber::{
 };
 
 use crate::{
+    VERSION, cli,
     config::{Config, LogFormat, RunArgs},
     env::disk,
     host::Host,
@@ -20,13 +23,53 @@ use crate::{
 };
 
 /// Exit code of a setting that cannot be used.
-pub const EXIT_SETTING: u8 = 64;
+const EXIT_SETTING: u8 = 64;
 /// Raft, session and administration of one node: one thread may wait for a lock or a directory
 /// while the other renews.
 const CONTROL_THREADS: usize = 2;
 
+#[derive(Parser)]
+#[command(name = "shoal", version = VERSION, about = "Every key has one owner; any node reaches it")]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run one node
+    Run(Box<RunArgs>),
+    #[command(flatten)]
+    Cli(Box<cli::Command>),
+}
+
+/// What the arguments of this process ask for; `host` is what a node runs.
+pub fn main(host: Host) -> ExitCode {
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            // A broken pipe while printing usage changes nothing.
+            let _ = error.print();
+            return ExitCode::from(if error.use_stderr() { EXIT_SETTING } else { 0 });
+        }
+    };
+    let ended = match arguments.command {
+        Command::Run(args) => run(&args, host),
+        Command::Cli(command) => command_line(*command),
+    };
+    ended.unwrap_or_else(|error| {
+        eprintln!("shoal: no runtime: {error}");
+        ExitCode::FAILURE
+    })
+}
+
+fn command_line(command: cli::Command) -> io::Result<ExitCode> {
+    let runtime = Builder::new_multi_thread().enable_all().build()?;
+    Ok(runtime.block_on(cli::execute(command)).unwrap_or_else(|error| cli::failure(&error)))
+}
+
 /// Runs a node until it is told to stop or must end.
-pub fn run(args: &RunArgs, host: Host) -> io::Result<ExitCode> {
+fn run(args: &RunArgs, host: Host) -> io::Result<ExitCode> {
     let config = match Config::resolve(args, &host_name()) {
         Ok(config) => config,
         Err(error) => {
