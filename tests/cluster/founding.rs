@@ -2,7 +2,6 @@
 
 use std::fs;
 
-use shoal_proto::shoal::admin::v1::{StatusRequest, StatusResponse};
 use shoal_tests::{Cluster, Counters, Node, admin, wait};
 
 /// S3: each half of four nodes has a majority of the three names that it was given. The halves
@@ -38,15 +37,6 @@ fn s3_founders_with_different_lists_form_nothing_and_show_both() {
     cluster.settle(4);
 }
 
-/// What a node says of its cluster, without a process in between.
-fn told(node: &Node) -> Option<StatusResponse> {
-    let request = StatusRequest { linearizable: false };
-    let asked = admin::ask(&node.admin_address(), |mut client| async move {
-        client.status(request).await.map(tonic::Response::into_inner)
-    });
-    asked.ok()
-}
-
 /// S6: from the first word of a formed cluster on three vote, and so the founder's disk may be lost.
 #[test]
 fn s6_three_vote_when_the_cluster_is_first_said_to_be_formed_and_the_founders_disk_may_be_lost() {
@@ -54,7 +44,8 @@ fn s6_three_vote_when_the_cluster_is_first_said_to_be_formed_and_the_founders_di
     cluster.nodes.iter_mut().for_each(Node::start);
     // Who votes is known to the founder first; to others a little later.
     let formed = wait::until("the founder says that the cluster is formed", || {
-        let mut said = cluster.nodes.iter().filter_map(told);
+        let mut said =
+            cluster.nodes.iter().filter_map(|node| admin::status(&node.admin_address()).ok());
         let formed = said.find(|said| said.formed && said.leader_id == said.node_id);
         formed.ok_or_else(|| "nobody does".to_owned())
     });

@@ -7,7 +7,6 @@ use std::{
 };
 
 use rustix::process::Signal;
-use shoal_proto::shoal::admin::v1::TransferLeaderRequest;
 use shoal_tests::{
     Cluster, Counters, Node, Ports, Space, admin, calls::key_in, cluster::Status, wait,
 };
@@ -56,18 +55,6 @@ fn registrations(status: &Status, name: &str) -> u64 {
     incarnation.split('.').next().and_then(|count| count.parse().ok()).expect("a number")
 }
 
-/// Has that node lead.
-fn lead(cluster: &Cluster, to: u64) -> Result<(), String> {
-    let request = TransferLeaderRequest { to, operator: None };
-    let asked = admin::ask(&cluster.nodes[0].admin_address(), |mut client| async move {
-        client.transfer_leader(request).await
-    });
-    match asked {
-        Ok(answer) if answer.get_ref().leader == to => Ok(()),
-        other => Err(format!("{other:?}")),
-    }
-}
-
 /// L4: a leader that hears Raft and no renewals ends the sessions of a minority, and goes.
 #[test]
 fn l4_a_deaf_leader_ends_the_session_of_one_of_three_and_hands_over() {
@@ -88,7 +75,7 @@ fn l4_a_deaf_leader_ends_the_session_of_one_of_three_and_hands_over() {
     };
     // On a busy machine an election may end its term before a lease is over.
     let again = wait::until_within("it has fenced somebody", wait::PATIENCE * 3, || {
-        lead(&cluster, deaf)?;
+        admin::lead(&cluster.nodes[0].admin_address(), deaf)?;
         cluster.until("the deaf one leads no more", |status| {
             status.leader_id != 0 && status.leader_id != deaf
         });

@@ -1,6 +1,5 @@
 //! Feature levels: what a later version knows, and processes of before it.
 
-use shoal_proto::shoal::admin::v1::StatusRequest;
 use shoal_tests::{Cluster, Counters, Load, Node, admin, wait};
 
 /// Knows one level more than the other processes.
@@ -18,11 +17,8 @@ fn restart(node: &mut Node, later: bool) {
 
 /// The level that a node's table shows; none where it has no table yet.
 fn level(node: &Node) -> Option<u32> {
-    let request = StatusRequest { linearizable: false };
-    let asked = admin::ask(&node.admin_address(), |mut client| async move {
-        client.status(request).await.map(tonic::Response::into_inner)
-    });
-    asked.ok()?.settings.map(|settings| settings.feature_level)
+    let told = admin::status(&node.admin_address()).ok()?;
+    told.settings.map(|settings| settings.feature_level)
 }
 
 /// S10: the level of a cluster rises once all know it. An older process does not guess then what it

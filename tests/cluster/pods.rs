@@ -4,7 +4,7 @@
 use std::{fs, path::PathBuf, time::Duration};
 
 use serde_json::json;
-use shoal_proto::shoal::admin::v1::{ConfirmFoundingRequest, StatusRequest, StatusResponse};
+use shoal_proto::shoal::admin::v1::{ConfirmFoundingRequest, StatusResponse};
 use shoal_tests::{ApiServer, Cluster, Counters, Load, Node, Ports, Space, admin, cluster, wait};
 use tonic::Code;
 
@@ -81,12 +81,8 @@ impl Pods {
     }
 
     pub(crate) fn status(&self, at: usize) -> Result<StatusResponse, String> {
-        let request = StatusRequest { linearizable: false };
-        admin::ask(&self.cluster.nodes[at].admin_address(), async |mut client| {
-            client.status(request).await
-        })
-        .map(tonic::Response::into_inner)
-        .map_err(|status| status.to_string())
+        let told = admin::status(&self.cluster.nodes[at].admin_address());
+        told.map_err(|status| status.to_string())
     }
 
     fn confirm(&self, at: usize, cluster: &str) -> Result<(), Code> {

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use shoal_proto::shoal::admin::v1::admin_client::AdminClient;
+use shoal_proto::shoal::admin::v1::{
+    StatusRequest, StatusResponse, TransferLeaderRequest, admin_client::AdminClient,
+};
 use tokio::{runtime, time};
 use tonic::{
     Status,
@@ -26,4 +28,20 @@ where
         let asked = time::timeout(PATIENCE, request(AdminClient::new(endpoint.connect_lazy())));
         asked.await.unwrap_or_else(|_| Err(Status::deadline_exceeded("no answer")))
     })
+}
+
+/// What the node there says of its cluster, whoever leads.
+pub fn status(address: &str) -> Result<StatusResponse, Status> {
+    let request = StatusRequest { linearizable: false };
+    ask(address, |mut client| async move { client.status(request).await })
+        .map(tonic::Response::into_inner)
+}
+
+/// Has another node lead: refused, or in doubt, until it does.
+pub fn lead(address: &str, to: u64) -> Result<(), String> {
+    let request = TransferLeaderRequest { to, operator: None };
+    match ask(address, |mut client| async move { client.transfer_leader(request).await }) {
+        Ok(answer) if answer.get_ref().leader == to => Ok(()),
+        other => Err(format!("{other:?}")),
+    }
 }

@@ -1,7 +1,6 @@
 //! Several nodes on localhost as one cluster: formed, asked through the command line, settled.
 
 use serde::Deserialize;
-use shoal_proto::shoal::admin::v1::TransferLeaderRequest;
 
 use crate::{Client, Node, Ports, Space, admin, command, wait};
 
@@ -136,10 +135,7 @@ impl Cluster {
                 return Ok(status);
             }
             // On a busy machine an election may come between.
-            let request = TransferLeaderRequest { to: first, operator: None };
-            let asked = admin::ask(&self.nodes[0].admin_address(), |mut client| async move {
-                client.transfer_leader(request).await
-            });
+            let asked = admin::lead(&self.nodes[0].admin_address(), first);
             Err(format!("{asked:?}, {status:?}"))
         })
     }
