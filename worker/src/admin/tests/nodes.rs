@@ -1,8 +1,9 @@
 //! Whole nodes in this process, on loopback ports that nobody else has, and what is asked of
 //! them over these ports.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, net::SocketAddr, sync::Arc, time::Duration};
 
+use parking_lot::Mutex;
 use shoal_proto::shoal::admin::v1::{self as pb, admin_client::AdminClient};
 use tempfile::TempDir;
 use tokio::{
@@ -36,14 +37,17 @@ pub struct Node {
 type Ports = [String; 4];
 
 /// Ports that nobody listens on, below those that the kernel gives to connections: one that
-/// is free now is not taken by chance before its node listens.
+/// is free now is not taken by chance before its node listens. None is given twice.
 fn ports() -> Ports {
+    static GIVEN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
     const LOWEST: u64 = 15_000;
     const HIGHEST: u64 = 32_000;
     let mut bound = Vec::new();
     while bound.len() < 4 {
         let port = (LOWEST + random::u64() % (HIGHEST - LOWEST)) as u16;
-        bound.extend(net::listen(SocketAddr::from(([127, 0, 0, 1], port))));
+        if GIVEN.lock().insert(port) {
+            bound.extend(net::listen(SocketAddr::from(([127, 0, 0, 1], port))));
+        }
     }
     let ports: Vec<_> =
         bound.iter().map(|listener| listener.local_addr().unwrap().to_string()).collect();
