@@ -361,10 +361,11 @@ impl Scene<'_> {
         nodes.filter(|n| n.name == name && n.life != Life::Left).max_by_key(|node| node.id)
     }
 
-    /// Its worker runs, is new, and was never a member.
+    /// Its worker runs, is new, and never had a session.
     fn is_about_to_join(&self, ordinal: u32) -> bool {
         let known = |pod: &Pod| {
-            self.members().is_some_and(|members| members.nodes.iter().any(|n| n.pod_uid == pod.uid))
+            let of = |node: &Member| node.pod_uid == pod.uid && node.life != Life::Joining;
+            self.members().is_some_and(|members| members.nodes.iter().any(of))
         };
         self.observed.pods.get(&ordinal).is_some_and(|pod| {
             pod.down.is_zero() && !pod.deleting && pod.age < JOINS_WITHIN && !known(pod)

@@ -19,8 +19,17 @@ pub(super) fn stop(scene: &Scene<'_>) -> Option<Decision> {
     match &scene.observed.registry {
         Registry::Known(members) => {
             let serves = members.nodes.iter().any(|n| n.life == Life::Up && n.drain == Drain::None);
-            let step = if serves { Step::StopAll } else { to_zero };
-            Some(Decision::step(Activity::Removing, step))
+            if serves {
+                return Some(Decision::step(Activity::Removing, Step::StopAll));
+            }
+            // Told to stop with the others, it does not take their shards over first.
+            let joins = |ordinal: &u32| scene.is_about_to_join(*ordinal);
+            Some(match (0..set.replicas).find(joins).map(|ordinal| scene.pod_name(ordinal)) {
+                Some(pod) => {
+                    Decision::wait(Activity::Removing, format!("{pod} joins at this moment"))
+                }
+                None => Decision::step(Activity::Removing, to_zero),
+            })
         }
         Registry::Founding { .. } | Registry::Unknown { .. } if nobody_runs => {
             Some(Decision::step(Activity::Removing, to_zero))

@@ -276,6 +276,29 @@ fn a_cluster_told_to_stop_while_it_forms_forms_and_then_stops() {
 }
 
 #[test]
+fn a_pod_that_joins_while_all_are_told_to_stop_is_told_too() {
+    let mut world = formed(3, 12);
+    world.desired.replicas = 4;
+    while !world.seen.pods.contains_key(&3) {
+        if world.step().step.is_none() {
+            world.tick();
+        }
+    }
+    world.desired.replicas = 0;
+    assert_eq!(world.step().step, Some(Step::StopAll));
+    let pod = world.seen.pods.get_mut(&3).unwrap();
+    // Whatever chance did with it: this one was never a member.
+    pod.uid = "new".to_owned();
+    (pod.down, pod.age) = (Duration::ZERO, Duration::from_secs(5));
+    let decision = world.step();
+    assert_eq!(decision.step, None, "{decision:?}");
+    assert_eq!(decision.waits, ["x-3 joins at this moment"]);
+    world.seen.pods.get_mut(&3).unwrap().age = JOINS_WITHIN;
+    let step = world.step().step;
+    assert!(matches!(step, Some(Step::Resize { replicas: 0, .. })), "{step:?}");
+}
+
+#[test]
 fn changes_of_mind_at_random_moments_end_as_a_fresh_installation_would() {
     for seed in 0..400 {
         let mut world = World::new(1 + (seed % 5) as u32, seed);

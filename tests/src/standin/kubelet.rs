@@ -17,7 +17,6 @@ use ::kube::{
 };
 use k8s_openapi::{
     api::{
-        apps::v1::StatefulSet,
         coordination::v1::Lease,
         core::v1::{ConfigMap, Container, Namespace, Node, PersistentVolumeClaim, Pod, Secret},
         storage::v1::StorageClass,
@@ -89,13 +88,6 @@ impl Kubelet {
         Ok(map.as_ref().and_then(|map| Identity::read(map).ok()))
     }
 
-    /// No pod is to run.
-    async fn sleeps(&self) -> anyhow::Result<bool> {
-        let sets = Api::<StatefulSet>::namespaced(self.client(), &self.shared.namespace);
-        let set = sets.get_opt(&self.shared.cluster).await?;
-        Ok(set.and_then(|set| set.spec).is_some_and(|spec| spec.replicas == Some(0)))
-    }
-
     async fn sync(&mut self) -> anyhow::Result<()> {
         self.heartbeat().await?;
         let selector = format!("app.kubernetes.io/instance={}", self.shared.cluster);
@@ -119,13 +111,7 @@ impl Kubelet {
             stays
         });
         let identity = self.identity().await?;
-        let some_end = pods.iter().any(|pod| pod.metadata.deletion_timestamp.is_some());
-        let sleeps = some_end && self.sleeps().await?;
-        {
-            let mut world = self.shared.world.lock();
-            world.bring(identity.as_ref());
-            world.sleeps = sleeps;
-        }
+        self.shared.world.lock().bring(identity.as_ref());
         for pod in &pods {
             // One that was changed under us is looked at again.
             let _ = self.look_after(pod, &claims).await;

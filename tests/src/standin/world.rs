@@ -41,9 +41,6 @@ pub(super) struct World {
     pub founded: Vec<ClusterId>,
     pub refused_epochs: u32,
     pub deletions_allowed: bool,
-    /// The StatefulSet is to run no pod: one that joined too late to be told with the others closes
-    /// in place when it is told to end.
-    pub sleeps: bool,
     pub findings: Vec<Violation>,
 }
 
@@ -67,7 +64,6 @@ impl World {
             founded: Vec::new(),
             refused_epochs: 0,
             deletions_allowed: false,
-            sleeps: false,
             findings: Vec::new(),
         }
     }
@@ -149,7 +145,6 @@ impl World {
             process.stopping = true;
         }
         if !self.deletions_allowed
-            && !self.sleeps
             && let Some(id) = self.node_of(&process)
         {
             self.judge_deletion(&process, id);
