@@ -34,10 +34,16 @@ use crate::{
 pub const FIRST_BYTE: u8 = 0x16;
 /// Between two looks at the files: a new certificate is in use long before the old one ends.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
+/// For an HTTP/2 client without TLS to send its request, whose answer the refusal becomes: a
+/// connection that ends before one was sent tells many clients only that it was closed.
+const ASKS_WITHIN: Duration = Duration::from_secs(1);
 /// What an HTTP/2 client without TLS is told: no settings, then GOAWAY of the last stream 0
 /// with INADEQUATE_SECURITY and a reason for its log.
 const SETTINGS: [u8; 9] = [0, 0, 0, 4, 0, 0, 0, 0, 0];
 const GOAWAY: [u8; 14] = [7, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xc];
+/// What HTTP/2 begins with, and the type of a frame that begins a request.
+const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+const HEADERS: u8 = 1;
 const REASON: &str = "this port takes TLS only, with a certificate of its authority";
 
 /// Cheap to clone. The default is disabled.
@@ -185,14 +191,36 @@ fn caller(certificates: Option<&[CertificateDer<'_>]>) -> io::Result<Caller> {
 
 async fn refuse_plain(socket: &mut TcpStream) -> io::Error {
     let length = (8 + REASON.len()) as u8;
-    let said = [&SETTINGS[..], &[0, 0, length], &GOAWAY, REASON.as_bytes()].concat();
+    let said = [&[0, 0, length][..], &GOAWAY, REASON.as_bytes()].concat();
     // Whoever is there learns it, or does not.
+    let _ = socket.write_all(&SETTINGS).await;
+    let _ = tokio::time::timeout(ASKS_WITHIN, request(socket)).await;
     let _ = socket.write_all(&said).await;
     let _ = socket.shutdown().await;
     // What it sends is read, or the kernel would take back what it was told.
     let mut rest = [0; 1_024];
     while socket.read(&mut rest).await.is_ok_and(|length| length > 0) {}
     io::Error::new(io::ErrorKind::InvalidData, "it does not speak TLS")
+}
+
+/// Returns once the client has sent a request, or what is no HTTP/2.
+async fn request(socket: &mut TcpStream) -> io::Result<()> {
+    let mut preface = [0; PREFACE.len()];
+    for at in 0..preface.len() {
+        preface[at] = socket.read_u8().await?;
+        if preface[at] != PREFACE[at] {
+            return Ok(());
+        }
+    }
+    loop {
+        let mut head = [0; 9];
+        socket.read_exact(&mut head).await?;
+        if head[3] == HEADERS {
+            return Ok(());
+        }
+        let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);
+        tokio::io::copy(&mut socket.take(length.into()), &mut tokio::io::sink()).await?;
+    }
 }
 
 async fn shake(

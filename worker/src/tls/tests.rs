@@ -154,6 +154,29 @@ async fn plaintext_is_told_to_go_away_and_why() {
     assert!(format!("{told:?}").contains(REASON), "{told:?}");
 }
 
+/// The refusal is the answer to a request: one that comes before it could only be guessed at.
+#[tokio::test]
+async fn plaintext_is_refused_once_it_asks() {
+    let authority = Authority::new("one");
+    let a = Side::new(&authority.node(&["node-a"]), &[&authority], "node-a");
+    let (listener, address) = listen();
+    let serving = async { a.tls.accept_peer(net::accept(&listener).await.unwrap().0).await.err() };
+    let asking = async {
+        let mut socket = net::connect(&address.to_string()).await.unwrap();
+        socket.write_all(PREFACE).await.unwrap();
+        socket.write_all(&SETTINGS).await.unwrap();
+        let mut told = [0; 64];
+        let length = socket.read(&mut told).await.unwrap();
+        assert_eq!(told[..length], SETTINGS);
+        socket.write_all(&[0, 0, 0, HEADERS, 5, 0, 0, 0, 1]).await.unwrap();
+        let mut told = Vec::new();
+        socket.read_to_end(&mut told).await.unwrap();
+        told
+    };
+    let (_, told) = tokio::join!(serving, asking);
+    assert_eq!(told[3..17], GOAWAY);
+}
+
 #[tokio::test]
 async fn the_data_port_demands_what_it_is_set_to() {
     let authority = Authority::new("one");
