@@ -6,6 +6,7 @@
 
 mod addresses;
 mod hands;
+mod requests;
 mod service;
 #[cfg(test)]
 mod tests;
@@ -45,8 +46,6 @@ use hands::{Done, Hands};
 const INBOX: usize = 64;
 /// As long as the machine waits for an answer before it asks anew.
 const ASK_TIMEOUT: Duration = Duration::from_secs(1);
-/// To be admitted takes one entry in the log, more while a leader is found.
-const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 /// Connections kept for asking; the machine has as many addresses at most.
 const MAX_CHANNELS: usize = 64;
 /// An answer lists the founding set at most twice.
@@ -98,7 +97,8 @@ pub trait Effects: Send + Sync + 'static {
     /// returns: the machine tells others what it was told.
     fn stop(&self) -> impl Future<Output = Result<Stopped, Cause>> + Send;
 
-    /// Asks the node at this RAFT_ADDRESS to admit this directory; asked again on an error.
+    /// Asks the node at this RAFT_ADDRESS to admit this directory; asked again on an error,
+    /// which is a [`Refusal`] where the cluster said no.
     fn request_join(
         &self,
         cluster: ClusterId,
@@ -113,6 +113,11 @@ pub trait Effects: Send + Sync + 'static {
         highest_epoch: Epoch,
     ) -> impl Future<Output = Result<(), Cause>> + Send;
 }
+
+/// Why a cluster does not admit this node for now.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct Refusal(pub String);
 
 /// What became of Raft when it was told to stop.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -242,6 +247,8 @@ pub struct Found<E> {
     questions: JoinSet<Option<Event>>,
     /// A request to be admitted or a proposal under way; one at most.
     requests: JoinSet<Option<Event>>,
+    /// Why the cluster did not admit this node when it was last asked.
+    refusal: Arc<Mutex<Option<Refusal>>>,
     tokens: BTreeMap<Token, oneshot::Sender<Answer>>,
     last_token: u64,
     state: watch::Sender<State>,
@@ -276,6 +283,7 @@ impl<E: Effects> Found<E> {
             open: BTreeMap::new(),
             questions: JoinSet::new(),
             requests: JoinSet::new(),
+            refusal: Arc::default(),
             tokens: BTreeMap::new(),
             last_token: 0,
             state,
@@ -314,7 +322,10 @@ impl<E: Effects> Found<E> {
                     Done::Anew => return Ok(Ended::Anew),
                 },
                 Some(ended) = self.questions.join_next() => ended.ok().flatten(),
-                Some(ended) = self.requests.join_next() => ended.ok().flatten(),
+                Some(ended) = self.requests.join_next() => {
+                    self.show();
+                    ended.ok().flatten()
+                }
                 Ok(()) = self.peers.changed() => {
                     self.learn_addresses()?;
                     None
@@ -437,41 +448,6 @@ impl<E: Effects> Found<E> {
                 None
             }
         }
-    }
-
-    fn request_join(&mut self, cluster: ClusterId, address: String) {
-        let (effects, directory) = (Arc::clone(&self.effects), self.machine.directory().nonce);
-        self.request("to be admitted", async move {
-            let node = effects.request_join(cluster, &address, directory).await?;
-            Ok(Some(Event::Admitted { cluster, node }))
-        });
-    }
-
-    fn propose_formed(&mut self, cluster: ClusterId, highest_epoch: Epoch) {
-        let effects = Arc::clone(&self.effects);
-        self.request("that the cluster is formed", async move {
-            effects.propose_formed(cluster, highest_epoch).await?;
-            Ok(None)
-        });
-    }
-
-    /// The machine repeats what is not done; here one at a time is enough.
-    fn request(
-        &mut self,
-        what: &'static str,
-        call: impl Future<Output = Result<Option<Event>, Cause>> + Send + 'static,
-    ) {
-        if !self.requests.is_empty() {
-            return;
-        }
-        self.requests.spawn(async move {
-            match tokio::time::timeout(REQUEST_TIMEOUT, call).await {
-                Ok(Ok(event)) => return event,
-                Ok(Err(error)) => tracing::debug!(%error, what, "asked in vain"),
-                Err(_) => tracing::debug!(what, "asked without an answer"),
-            }
-            None
-        });
     }
 
     fn remind(&self) {

@@ -70,7 +70,7 @@ impl<E: Effects> Found<E> {
             Some((address, why)) => {
                 Some(format!("{waiting} at {address}, which does not answer: {why}"))
             }
-            None => Some(waiting),
+            None => Some(self.refused(waiting)),
         }
     }
 }

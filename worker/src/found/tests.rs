@@ -73,7 +73,7 @@ impl Effects for Raft {
         directory: u128,
     ) -> Result<NodeId, Cause> {
         if *self.logs.closed.lock() {
-            return Err("nobody is admitted yet".into());
+            return Err(Refusal("nobody is admitted yet".to_owned()).into());
         }
         let (node, founder, members) = {
             let mut clusters = self.logs.clusters.lock();
@@ -242,6 +242,26 @@ async fn what_is_missing_is_named() {
     }
     let c = world.start("c", Plan::Found(World::set())).await;
     formed(&[a, b, c]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn why_a_node_is_not_admitted_is_named_until_it_is() {
+    let world = World::new();
+    *world.logs.closed.lock() = true;
+    let nodes = world.start_all().await;
+    let refused = |state: &State| {
+        let waits = state.waiting.as_deref().unwrap_or_default();
+        waits.ends_with("to admit this node: nobody is admitted yet")
+    };
+    let founds = |node: &&Node| node.handle.state().borrow().directory.founded().is_some();
+    for node in &nodes {
+        wait(&node.handle, |state| state.directory.joined.is_some()).await;
+    }
+    for node in nodes.iter().filter(|node| !founds(node)) {
+        wait(&node.handle, refused).await;
+    }
+    *world.logs.closed.lock() = false;
+    formed(&nodes).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -25,7 +25,7 @@ use crate::{
     control::Request,
     discovery::PeerSet,
     env::clock,
-    found::{self, Cause, Effects, Stopped},
+    found::{self, Cause, Effects, Refusal, Stopped},
     identity::EXIT_IDENTITY,
     raft::{self, ClusterCell, Slot},
     wire,
@@ -226,7 +226,7 @@ impl Effects for Raft {
             Some(Answer::Accepted(accepted)) => Ok(NodeId(accepted.node)),
             Some(Answer::Rejected(rejected)) => {
                 self.refused_join(&rejected);
-                Err(rejected.message.into())
+                Err(Refusal(rejected.message).into())
             }
             Some(Answer::NotLeader(_)) | None => Err("no leader yet".into()),
         }
