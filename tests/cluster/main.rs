@@ -14,6 +14,7 @@ mod leases;
 mod leaves;
 mod levels;
 mod moves;
+mod pipes;
 mod pods;
 mod probes;
 mod recipes;

@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used, clippy::disallowed_methods)]
 
 mod soak;
+mod volume;
 
 use std::{
     path::Path,
