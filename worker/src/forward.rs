@@ -2,8 +2,9 @@
 //!
 //! `server` listens on the data port; `ingress` finds the owner of a key and stays with the
 //! call until it is answered; `pipe` carries it to another node, `park` holds it while its
-//! shard moves, `budget` bounds the memory that all of them take. Decides nothing by itself:
-//! `shoal_core::admit` does. Runs no user work: the [`Owner`] does.
+//! shard moves, `budget` bounds the memory that all of them take, `owing` sees that clients take
+//! their answers. Decides nothing by itself: `shoal_core::admit` does. Runs no user work: the
+//! [`Owner`] does.
 
 pub mod budget;
 pub mod drain;
@@ -11,6 +12,7 @@ pub mod frame;
 pub mod grpc;
 pub mod ingress;
 pub mod metrics;
+mod owing;
 mod park;
 pub mod pipe;
 pub mod server;
@@ -18,7 +20,7 @@ pub mod server;
 mod tests;
 mod watch;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use arc_swap::ArcSwapOption;
 use futures::future::BoxFuture;
@@ -34,6 +36,9 @@ use crate::{
 
 /// What calls under way may take where nothing limits the memory of the process.
 pub const DEFAULT_CALL_MEMORY: usize = 256 << 20;
+/// A large answer that a client has not taken for this long, or up to twice as long, ends its
+/// connection.
+const TAKEN_WITHIN: Duration = Duration::from_secs(30);
 
 /// Admits and runs the calls of the shards that this node owns.
 ///
@@ -53,6 +58,8 @@ pub struct Node {
     pub metrics: Arc<Metrics>,
     /// MAX_PAYLOAD, the same for requests and answers.
     pub max_payload: usize,
+    /// See [`TAKEN_WITHIN`].
+    pub taken_within: Duration,
     pub tls: Tls,
     budget: Arc<Budget>,
     me: ArcSwapOption<Process>,
@@ -68,7 +75,7 @@ impl Node {
     ) -> Self {
         let (tls, me) = (Tls::default(), ArcSwapOption::empty());
         let budget = Self::budget(&metrics, DEFAULT_CALL_MEMORY);
-        Self { owner, table, metrics, max_payload, tls, budget, me }
+        Self { owner, table, metrics, max_payload, taken_within: TAKEN_WITHIN, tls, budget, me }
     }
 
     /// Calls under way take at most so many bytes of memory.

@@ -28,6 +28,7 @@ use super::{
     Node,
     budget::{self, Full, Method, Stage},
     grpc::{self, Body},
+    owing::Owing,
     park::{Park, Stay},
     pipe::{Answer, Pipes},
 };
@@ -113,13 +114,15 @@ impl Ingress {
         self.pipes.close().await;
     }
 
-    /// Answers `shoal.v1.Shoal/Call`.
+    /// Answers `shoal.v1.Shoal/Call` on a connection that owes the answer from then on.
     pub(super) async fn serve(
         &self,
         headers: &HeaderMap,
         mut body: Incoming,
+        owing: &Arc<Owing>,
     ) -> http::Response<Body> {
-        match self.answer(headers, &mut body).await.and_then(respond) {
+        let answered = self.answer(headers, &mut body).await;
+        match answered.and_then(|answered| respond(answered, owing)) {
             Ok(response) => response,
             Err(status) => {
                 grpc::discard(body);
@@ -392,7 +395,7 @@ fn answered(reply: Reply, call: &Call, target: Target) -> Answered {
     }
 }
 
-fn respond(answered: Answered) -> Result<http::Response<Body>, Status> {
+fn respond(answered: Answered, owing: &Arc<Owing>) -> Result<http::Response<Body>, Status> {
     let Answered { reply, owner, shard, believed, forwarded, table } = answered;
     let owner = table.peer(owner);
     let payload = reply.result.map_err(app_status)?;
@@ -406,7 +409,7 @@ fn respond(answered: Answered) -> Result<http::Response<Body>, Status> {
         forwarded,
     };
     let body = if large {
-        grpc::around(PAYLOAD, held, &message)
+        grpc::around(PAYLOAD, owing.owe(held), &message)
     } else {
         Body::Message(grpc::encode(&message))
     };

@@ -21,6 +21,7 @@ use super::{
     drain::Leave,
     grpc::{self, Body},
     ingress::Ingress,
+    owing::Owing,
     pipe::{PATH as PIPE, Receiver},
     watch::Watch,
 };
@@ -173,12 +174,24 @@ async fn connection(
         Ok(Err(error)) => return debug!(%from, %error, "closing a connection"),
         Err(_) => return debug!(%from, "closing a connection that says nothing"),
     };
-    let caller = stream.caller().clone();
+    let owing = Arc::new(Owing::default());
+    tokio::select! {
+        ended = serve(&shared, stream, owing.clone()) => if let Err(error) = ended {
+            debug!(%from, %error, "connection ended");
+        },
+        () = owing.overdue(shared.node.taken_within) => {
+            warn!(%from, "closing the connection of a client that does not take its answers");
+        }
+    }
+}
+
+async fn serve(shared: &Arc<Shared>, stream: tls::Stream, owing: Arc<Owing>) -> hyper::Result<()> {
+    let from = Origin { caller: stream.caller().clone(), owing };
     let (drain, draining) = watch::channel(false);
     let service = service_fn(|request| {
-        let (shared, caller, draining) = (shared.clone(), caller.clone(), draining.clone());
+        let (shared, from, draining) = (shared.clone(), from.clone(), draining.clone());
         async move {
-            Ok::<_, std::convert::Infallible>(dispatch(&shared, request, caller, draining).await)
+            Ok::<_, std::convert::Infallible>(dispatch(&shared, request, from, draining).await)
         }
     });
     let mut server = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
@@ -192,21 +205,13 @@ async fn connection(
         .keep_alive_timeout(KEEP_ALIVE)
         .auto_date_header(false);
     let mut served = std::pin::pin!(server.serve_connection(TokioIo::new(stream), service));
-    let ended = tokio::select! {
-        ended = served.as_mut() => Some(ended),
-        () = shared.leave.end_of_connection(Instant::now()) => None,
-    };
-    let ended = match ended {
-        Some(ended) => ended,
-        None => {
-            drain.send_replace(true);
-            served.as_mut().graceful_shutdown();
-            served.await
-        }
-    };
-    if let Err(error) = ended {
-        debug!(%from, %error, "connection ended");
+    tokio::select! {
+        ended = served.as_mut() => return ended,
+        () = shared.leave.end_of_connection(Instant::now()) => {}
     }
+    drain.send_replace(true);
+    served.as_mut().graceful_shutdown();
+    served.await
 }
 
 /// HTTP/2 at once, or over TLS: the first bytes tell.
@@ -242,23 +247,30 @@ async fn begins(socket: &TcpStream) -> Option<Begins> {
     }
 }
 
+/// The connection that a request came on.
+#[derive(Clone)]
+struct Origin {
+    caller: Caller,
+    owing: Arc<Owing>,
+}
+
 async fn dispatch(
     shared: &Arc<Shared>,
     request: Request<Incoming>,
-    caller: Caller,
+    from: Origin,
     draining: watch::Receiver<bool>,
 ) -> Response<Body> {
     let path = request.uri().path();
-    if let Some(demand) = shared.node.tls.demands(&caller).filter(|_| path != WHERE) {
+    if let Some(demand) = shared.node.tls.demands(&from.caller).filter(|_| path != WHERE) {
         return Status::unauthenticated(demand).into_http();
     }
     match path {
         "/shoal.v1.Shoal/Call" => {
             let _call = shared.leave.activity().call();
             let (parts, body) = request.into_parts();
-            shared.ingress.serve(&parts.headers, body).await
+            shared.ingress.serve(&parts.headers, body, &from.owing).await
         }
-        PIPE => shared.receiver.open(request, caller, draining),
+        PIPE => shared.receiver.open(request, from.caller, draining),
         "/shoal.v1.Shoal/WatchRoutes" => {
             grpc::respond(Body::Watch(Box::new(Watch::new(shared.node.clone(), draining))))
         }

@@ -91,6 +91,43 @@ async fn a_body_that_does_not_end_gives_its_room_back_in_time() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_that_takes_no_answer_is_cut_off_and_its_room_is_back() {
+    let world = World::of(vec![LITTLE]).given_to(0);
+    let peer = &world.peers[0];
+    let node = Node::new(peer.owner.clone(), peer.table.clone(), Arc::default(), MAX_PAYLOAD);
+    let taken_within = Duration::from_secs(2);
+    let node = Arc::new(Node { taken_within, ..node.limited(LITTLE) });
+    node.set_me(peer.node.me().unwrap());
+    let port = port("127.0.0.1:0".parse().unwrap(), &node, &Ingress::new(node.clone()));
+    let address = port.addresses().unwrap()[0].to_string();
+    let running = tokio::spawn(port.run());
+    peer.owner.set(Mood::Large(MAX_PAYLOAD));
+    peer.owner.gate.send_replace(true);
+    let socket = env::net::connect(&address).await.unwrap();
+    let mut closed = h2::client::Builder::new();
+    let (requests, connection) =
+        closed.initial_window_size(0).handshake::<_, Bytes>(socket).await.unwrap();
+    let connection = tokio::spawn(connection);
+    let request = http::Request::post("http://shoal/shoal.v1.Shoal/Call")
+        .header("content-type", "application/grpc")
+        .body(())
+        .unwrap();
+    let (response, mut send) =
+        requests.ready().await.unwrap().send_request(request, false).unwrap();
+    let request = CallRequest {
+        key: Bytes::from_static(b"k"),
+        method: "read".to_owned(),
+        payload: Bytes::new(),
+    };
+    send.send_data(grpc::encode(&request), true).unwrap();
+    let _untaken = timeout(PATIENCE, response).await.expect("an answer begins").unwrap();
+    assert!(node.budget.used() >= MAX_PAYLOAD);
+    let _ = timeout(PATIENCE, connection).await.expect("it is cut off");
+    until("nothing is held", || node.budget.used() == 0).await;
+    running.abort();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_owner_without_room_executes_nothing_and_its_pipe_goes_on() {
     let world = World::of(vec![DEFAULT_CALL_MEMORY, LITTLE]).given_to(1);
     let [entry, owner] = &world.peers[..] else { panic!("two nodes") };
