@@ -15,6 +15,7 @@ use tokio::time::Instant;
 
 use super::{
     Process, Shared,
+    process::{Directory, FOUNDER},
     world::{World, goes},
 };
 
@@ -62,7 +63,9 @@ impl World {
             }
             let Some(identity) = &process.identity else { continue };
             let peers = || running.iter().filter(|peer| process.sees(peer, now));
-            let theirs = peers().find_map(|peer| self.cluster_of(peer));
+            // Before it is formed a cluster is joined through its founder alone.
+            let leads_there = |peer: &&Process| self.registry.formed() || self.founded(peer);
+            let theirs = peers().filter(leads_there).find_map(|peer| self.cluster_of(peer));
             if identity.abandoning.is_some() {
                 continue;
             }
@@ -83,13 +86,21 @@ impl World {
         }
     }
 
-    /// One that waits to be admitted to a marked cluster leaves it.
+    /// One that waits to be admitted to a marked cluster leaves it; so does everybody whose founder
+    /// lost its directory before the cluster was formed.
     fn let_go(&mut self, process: &Process) {
+        let Some(cluster) = self.cluster_of(process) else { return };
         let marked = process.identity.as_ref().and_then(|i| i.abandoning.as_ref()?.parse().ok());
         let joining = self.registry.formed() && self.node_of(process).is_none();
-        if joining && marked.is_some() && self.cluster_of(process) == marked {
-            self.directory(&process.volume).cluster = None;
+        let founded = self.directories.values().any(Directory::founded);
+        if joining && marked == Some(cluster) || !self.registry.formed() && !founded {
+            let directory = self.directory(&process.volume);
+            (directory.cluster, directory.node) = (None, None);
         }
+    }
+
+    fn founded(&self, process: &Process) -> bool {
+        self.directories.get(&process.volume).is_some_and(Directory::founded)
     }
 
     fn cluster_of(&self, process: &Process) -> Option<ClusterId> {
@@ -117,8 +128,8 @@ impl World {
         }
         self.founded.push(cluster);
         let founded = self.directory(&founder.volume);
-        (founded.cluster, founded.node) = (Some(cluster), Some(NodeId(1)));
-        self.voters = BTreeSet::from([NodeId(1)]);
+        (founded.cluster, founded.node) = (Some(cluster), Some(FOUNDER));
+        self.voters = BTreeSet::from([FOUNDER]);
     }
 
     fn elect(&mut self) {

@@ -10,6 +10,9 @@ use shoal_core::{
 use shoal_operator::build::identity::Identity;
 use tokio::time::Instant;
 
+/// A founder is the first node of its cluster.
+pub(super) const FOUNDER: NodeId = NodeId(1);
+
 /// What a volume keeps.
 #[derive(Clone, Debug)]
 pub(super) struct Directory {
@@ -17,6 +20,13 @@ pub(super) struct Directory {
     pub counter: u64,
     pub cluster: Option<ClusterId>,
     pub node: Option<NodeId>,
+}
+
+impl Directory {
+    /// Its cluster was founded on it.
+    pub fn founded(&self) -> bool {
+        self.cluster.is_some() && self.node == Some(FOUNDER)
+    }
 }
 
 /// The latest process of a pod.
