@@ -3,6 +3,7 @@
 //! One pass takes at most one mutating step and keeps nothing in memory that the next one needs.
 
 mod certificates;
+mod follow;
 mod pass;
 mod perform;
 
@@ -47,10 +48,8 @@ const PASS: Duration = Duration::from_secs(60);
 const WATCH_SECONDS: u32 = 60;
 /// Looked at again where nothing happens.
 const IDLE: Duration = Duration::from_secs(300);
-/// And for a while after something did: shards may still be spread anew, up to five minutes after
-/// the crash of a node that is held back for it, and no object of Kubernetes tells.
-const LATELY: Duration = Duration::from_secs(360);
-const AFTERMATH: Duration = Duration::from_secs(10);
+/// And where no worker pushes what happens.
+const UNFOLLOWED: Duration = Duration::from_secs(10);
 /// Looked at again after a step, and while something is waited for.
 const AFTER_STEP: Duration = Duration::from_millis(150);
 const WAITING: Duration = Duration::from_secs(1);
@@ -92,6 +91,7 @@ pub struct Context {
     /// By uid: failures in a row, and when the status was last written.
     failures: Mutex<BTreeMap<String, u32>>,
     written: Mutex<BTreeMap<String, Instant>>,
+    followers: follow::Followers,
 }
 
 impl Context {
@@ -111,6 +111,7 @@ impl Context {
             fatal,
             failures: Mutex::default(),
             written: Mutex::default(),
+            followers: follow::Followers::default(),
         }
     }
 }
@@ -154,6 +155,7 @@ async fn watch(context: Arc<Context>, namespace: Option<&str>) {
             let cluster = pod.labels().get(annotation::LABEL_INSTANCE)?;
             Some(ObjectRef::new(cluster).within(&pod.namespace()?))
         })
+        .reconcile_on(context.followers.pushed(namespace))
         .with_config(Config::default().concurrency(CONCURRENCY).debounce(DEBOUNCE))
         .run(reconcile, on_error, context.clone())
         .for_each(|result| {

@@ -57,6 +57,7 @@ pub struct Metrics {
     writes: Counter,
     status_writes: Counter,
     pub leads: Gauge,
+    followed: Gauge,
     last_success: Gauge,
     desired: Family<ClusterLabel, Gauge>,
     ready: Family<ClusterLabel, Gauge>,
@@ -75,6 +76,7 @@ impl Default for Metrics {
             writes: Counter::default(),
             status_writes: Counter::default(),
             leads: Gauge::default(),
+            followed: Gauge::default(),
             last_success: Gauge::default(),
             desired: Family::default(),
             ready: Family::default(),
@@ -108,6 +110,8 @@ impl Metrics {
         all.register("writes", "Objects written, without statuses", self.writes.clone());
         all.register("status_writes", "Statuses written", self.status_writes.clone());
         all.register("leader", "1 while this process acts", self.leads.clone());
+        let text = "Clusters whose workers push what happens in them";
+        all.register("followed_clusters", text, self.followed.clone());
         let last = self.last_success.clone();
         let text = "Unix time of the last pass without an error";
         all.register_with_unit("last_success_timestamp", text, Unit::Seconds, last);
@@ -145,6 +149,12 @@ impl Metrics {
         self.status_writes.inc();
     }
 
+    /// Of one more cluster a worker pushes its status, until this is dropped.
+    pub fn follows(&self) -> Follows {
+        self.followed.inc();
+        Follows(self.followed.clone())
+    }
+
     pub fn show(&self, namespace: &str, name: &str, figures: ClusterFigures) {
         let label = label(namespace, name);
         self.desired.get_or_create(&label).set(figures.desired);
@@ -168,6 +178,14 @@ impl Metrics {
         // Writing to a string cannot fail.
         let _ = encode(&mut page, &self.registry.lock());
         page
+    }
+}
+
+pub struct Follows(Gauge);
+
+impl Drop for Follows {
+    fn drop(&mut self) {
+        self.0.dec();
     }
 }
 
@@ -255,6 +273,8 @@ fn answer(path: &str, metrics: &Metrics, progress: &Progress) -> Response<Full<B
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
 
     #[test]
@@ -267,12 +287,17 @@ mod tests {
         assert!(!progress.is_stuck(Duration::ZERO));
     }
 
-    #[test]
-    fn the_page_holds_every_family() {
+    fn used() -> Metrics {
         let metrics = Metrics::default();
         metrics.reconciled(Duration::from_millis(20), true);
         metrics.stepped("resize");
         metrics.show("n", "c", ClusterFigures { desired: 3, ..ClusterFigures::default() });
+        metrics
+    }
+
+    #[test]
+    fn the_page_holds_every_family() {
+        let metrics = used();
         let page = metrics.page();
         for family in [
             "shoal_operator_reconciles_total{outcome=\"success\"} 1",
@@ -282,7 +307,48 @@ mod tests {
         ] {
             assert!(page.contains(family), "{family} in {page}");
         }
+        let followed = "shoal_operator_followed_clusters";
+        let follows = metrics.follows();
+        assert!(metrics.page().contains(&format!("{followed} 1")));
+        drop(follows);
+        assert!(metrics.page().contains(&format!("{followed} 0")));
         metrics.forget("n", "c");
         assert!(!metrics.page().contains("desired_nodes{"));
+    }
+
+    /// Name, type and meaning of each family, as the page itself tells them.
+    fn table(page: &str) -> String {
+        let mut kinds = BTreeMap::new();
+        let mut meanings = BTreeMap::new();
+        for line in page.lines() {
+            if let Some((name, kind)) = line.strip_prefix("# TYPE ").and_then(|l| l.split_once(' '))
+            {
+                kinds.insert(name, kind);
+            }
+            if let Some((name, text)) = line.strip_prefix("# HELP ").and_then(|l| l.split_once(' '))
+            {
+                meanings.insert(name, text.trim_end_matches('.'));
+            }
+        }
+        let rows = kinds.iter().map(|(name, kind)| {
+            let total = if *kind == "counter" { "_total" } else { "" };
+            format!("| `{name}{total}` | {kind} | {} |\n", meanings[name])
+        });
+        format!("\n| name | type | meaning |\n| --- | --- | --- |\n{}", rows.collect::<String>())
+    }
+
+    #[test]
+    fn the_document_lists_every_family() {
+        const DOCUMENT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/metrics.md");
+        const MARKER: &str =
+            "<!-- from here on: UPDATE_DOCS=1 cargo test -p shoal-operator telemetry -->\n";
+        let text = std::fs::read_to_string(DOCUMENT).unwrap();
+        let (before, listed) = text.split_once(MARKER).expect("a marker");
+        let table = table(&used().page());
+        if std::env::var_os("UPDATE_DOCS").is_some() {
+            std::fs::write(DOCUMENT, format!("{before}{MARKER}{table}")).unwrap();
+            return;
+        }
+        assert_eq!(listed, table, "docs/metrics.md is behind: UPDATE_DOCS=1 writes it");
     }
 }

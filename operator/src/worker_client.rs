@@ -10,6 +10,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use parking_lot::Mutex;
 use shoal_proto::shoal::admin::v1::{self as pb, admin_client::AdminClient};
+use tokio_stream::{Stream, StreamExt as _};
 use tonic::{Code, Status, transport::Channel};
 
 pub use connect::{Credentials, Error as ConnectError};
@@ -21,6 +22,8 @@ use crate::rollout::{Settings, Step};
 const CONNECT: Duration = Duration::from_secs(1);
 /// One answer of a worker; a change is one entry in the log.
 const ANSWER: Duration = Duration::from_secs(3);
+/// Between two pushes of a worker.
+const PUSHED_EVERY_MS: u32 = 1_000;
 
 /// Where the admin API of one pod is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,7 +49,8 @@ pub enum Error {
 #[derive(Clone, Default)]
 pub struct Epochs(Arc<Mutex<BTreeMap<String, u64>>>);
 
-/// The workers of one cluster.
+/// The workers of one cluster. Cheap to clone.
+#[derive(Clone)]
 pub struct Workers {
     places: Vec<Place>,
     credentials: Option<Credentials>,
@@ -57,6 +61,26 @@ impl Workers {
     /// Places in the order in which they are asked.
     pub fn new(places: Vec<Place>, credentials: Option<Credentials>, epochs: Epochs) -> Self {
         Self { places, credentials, epochs }
+    }
+
+    /// Whether there is any to be asked.
+    pub fn run(&self) -> bool {
+        !self.places.is_empty()
+    }
+
+    /// The first of them that pushes its status does so from now on, at once and with every change,
+    /// until it goes.
+    pub async fn changes(&self) -> Option<impl Stream<Item = ()> + use<>> {
+        for place in &self.places {
+            let Ok(mut client) = self.client(place).await else { continue };
+            let request = pb::WatchStatusRequest { min_interval_ms: PUSHED_EVERY_MS };
+            let asked = tokio::time::timeout(ANSWER, client.watch_status(request)).await;
+            if let Ok(Ok(stream)) = asked {
+                let statuses = stream.into_inner();
+                return Some(statuses.take_while(Result::is_ok).map(drop));
+            }
+        }
+        None
     }
 
     async fn client(&self, place: &Place) -> Result<AdminClient<Channel>, String> {

@@ -3,6 +3,7 @@
 use std::{fs, time::Duration};
 
 use serde_json::json;
+use shoal_core::registry::{Command, Configure};
 use shoal_tests::standin::Knobs;
 use tokio::time::{Instant, sleep};
 
@@ -35,6 +36,33 @@ fn an_idle_cluster_is_not_written_to() {
             resident(&scene)
         );
         println!("passes: p99 at most {} s", p99(&scene));
+    });
+}
+
+/// No object of Kubernetes tells of it, and the next pass would be minutes away.
+#[test]
+fn what_changes_in_the_registry_alone_is_pushed() {
+    run("pushed", async |cluster, namespace| {
+        let scene = Scene::new(cluster, namespace, Knobs::default()).await;
+        scene.create(spec(3)).await;
+        scene.ready().await;
+        until_within("a worker pushes", PATIENCE, async || {
+            let page = scene.operator.as_ref().expect("it runs").page("/metrics")?;
+            let followed = page.lines().any(|line| line == "shoal_operator_followed_clusters 1");
+            if followed { Ok(()) } else { Err(page) }
+        })
+        .await;
+        scene.rests(Duration::from_secs(15)).await;
+        let specified = scene.standin.seen().max_moves;
+        for max_moves in [Some(specified + 1), Some(specified + 2)] {
+            let by_hand = Configure { max_moves, ..Configure::default() };
+            scene.standin.order(&Command::Configure(by_hand)).expect("it is applied");
+            until_within("it is as specified again", PATIENCE, async || {
+                let now = scene.standin.seen().max_moves;
+                if now == specified { Ok(()) } else { Err(now.to_string()) }
+            })
+            .await;
+        }
     });
 }
 

@@ -16,6 +16,7 @@ use std::{sync::Arc, time::Duration};
 
 use ::kube::Client;
 use parking_lot::Mutex;
+use shoal_core::registry::{Command, Event, Refused};
 use tokio::{task::JoinHandle, time::Instant};
 
 use crate::fault_proxy::Script;
@@ -99,6 +100,7 @@ pub struct Seen {
     pub voters: usize,
     pub unassigned: u32,
     pub operator_epoch: u64,
+    pub max_moves: u32,
     /// Commands that the registry refused for an older operator epoch.
     pub refused_epochs: u32,
     /// Pods whose process runs.
@@ -152,6 +154,11 @@ impl Standin {
     /// The process in this pod ends at once, as by SIGKILL; its container is started again.
     pub fn kill(&self, pod: &str) {
         self.shared.world.lock().kill(pod, Instant::now());
+    }
+
+    /// One change of the registry that nobody else hears of.
+    pub fn order(&self, command: &Command) -> Result<Event, Refused> {
+        self.shared.world.lock().apply(command)
     }
 
     pub fn seen(&self) -> Seen {

@@ -7,7 +7,7 @@ use kube::{ResourceExt as _, api::Api, runtime::controller::Action};
 use serde_json::{Value, json};
 use tracing::{debug, info};
 
-use super::{AFTER_STEP, AFTERMATH, Context, Error, IDLE, LATELY, WAITING, certificates, perform};
+use super::{AFTER_STEP, Context, Error, IDLE, UNFOLLOWED, WAITING, certificates, perform};
 use crate::{
     apply::{self, Applier, Outcome},
     build::{self, Cluster},
@@ -43,6 +43,7 @@ pub(super) async fn pass(seen: &ShardCluster, context: &Context) -> Result<Actio
     else {
         // Owner references take care of the rest.
         context.metrics.forget(&namespace, &name);
+        context.followers.forget(&namespace, &name);
         return Ok(Action::await_change());
     };
     let mut pass = Pass::look(&cluster, context).await?;
@@ -68,11 +69,12 @@ pub(super) async fn pass(seen: &ShardCluster, context: &Context) -> Result<Actio
         }
     }
     let shown = pass.report(&decision, refusal.as_ref()).await?;
+    let followed = context.followers.follow(&cluster, &pass.workers, &context.metrics);
     let waits = !decision.waits.is_empty() || decision.activity != rollout::Activity::Idle;
     Ok(Action::requeue(match (stepped, waits || pass.moves() || !shown) {
         (true, _) => AFTER_STEP,
         (false, true) => WAITING,
-        (false, false) if pass.changed_within(LATELY) => AFTERMATH,
+        (false, false) if !followed && pass.workers.run() => UNFOLLOWED,
         (false, false) => IDLE,
     }))
 }

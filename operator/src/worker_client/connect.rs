@@ -2,7 +2,7 @@
 //!
 //! The name in the certificate must be the pod's; its address says nothing about who answers.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use hyper_util::rt::TokioIo;
 use rustls::{
@@ -16,6 +16,9 @@ use tonic::transport::{Channel, Endpoint, Uri};
 use tower::service_fn;
 
 use super::{ANSWER, CONNECT, Place};
+
+/// A stream of a machine that is gone ends after it.
+const KEEP_ALIVE: Duration = Duration::from_secs(10);
 
 /// A Secret of certificates that cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -60,6 +63,7 @@ pub(super) async fn open(
     let uri = format!("http://{}", place.address);
     let endpoint = Endpoint::from_shared(uri).map_err(|error| error.to_string())?;
     let endpoint = endpoint.connect_timeout(CONNECT).timeout(ANSWER);
+    let endpoint = endpoint.http2_keep_alive_interval(KEEP_ALIVE).keep_alive_timeout(ANSWER);
     let tls = credentials.map(|credentials| TlsConnector::from(credentials.0.clone()));
     let connect = service_fn({
         let (pod, address) = (place.pod.clone(), place.address.clone());

@@ -9,6 +9,7 @@ use shoal_core::{
 };
 use shoal_proto::shoal::admin::v1::{self as pb, admin_server::Admin};
 use shoal_worker::wire::admin as wire;
+use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
@@ -17,6 +18,8 @@ use crate::fault_proxy::Fault;
 
 /// Longer than the operator waits for an answer.
 const STALL: Duration = Duration::from_secs(8);
+/// Between two looks for what is to be pushed.
+const LOOK: Duration = Duration::from_millis(100);
 
 /// One process as its peers and the operator reach it.
 #[derive(Clone)]
@@ -345,6 +348,24 @@ impl Admin for Server {
         &self,
         _: Request<pb::WatchStatusRequest>,
     ) -> Answer<Self::WatchStatusStream> {
-        unused()
+        let (pushes, stream) = mpsc::channel(1);
+        let server = self.clone();
+        tokio::spawn(async move {
+            let mut last = None;
+            while let Ok(status) = server.world(|world, process| Ok(world.status(process))) {
+                let shown = pb::StatusResponse { applied: 0, ..status.clone() };
+                if last.as_ref() != Some(&shown) {
+                    last = Some(shown);
+                    if pushes.send(Ok(status)).await.is_err() {
+                        return;
+                    }
+                }
+                tokio::select! {
+                    () = tokio::time::sleep(LOOK) => {}
+                    () = pushes.closed() => return,
+                }
+            }
+        });
+        Ok(Response::new(ReceiverStream::new(stream)))
     }
 }

@@ -225,6 +225,7 @@ impl World {
             voters: self.voters.len(),
             unassigned: shoal_worker::wire::admin::counts(&self.registry).unassigned,
             operator_epoch: self.registry.settings().operator_epoch,
+            max_moves: self.registry.settings().max_moves,
             refused_epochs: self.refused_epochs,
             running: self.processes.values().filter(|p| p.runs).map(|p| p.pod.clone()).collect(),
         }
