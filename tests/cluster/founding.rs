@@ -37,6 +37,28 @@ fn s3_founders_with_different_lists_form_nothing_and_show_both() {
     cluster.settle(4);
 }
 
+/// S21: a node outside the founding set was there first. Its age counts for nothing.
+#[test]
+fn s21_a_stranger_older_than_all_founders_founds_nothing_and_joins_what_they_form() {
+    let mut cluster = Cluster::prepared(3, 1);
+    let founders = cluster.addresses().join(",");
+    cluster.joiner(0).unset("JOIN_ADDRESS").set("PEER_ADDRESSES", &founders).start();
+    cluster.nodes[3].waits("to form a cluster");
+    for at in 0..2 {
+        cluster.nodes[at].start();
+    }
+    // It is no substitute for the one that is missing either.
+    for at in 0..2 {
+        cluster.nodes[at].waits("waiting for 1 of 3 founding peers");
+    }
+    cluster.nodes[3].waits("to form a cluster");
+    cluster.nodes[2].start();
+    cluster.nodes.iter_mut().for_each(Node::ready);
+    let whole = cluster.settle(4);
+    let first = whole.nodes.iter().find(|row| row.id == 1).expect("the founder");
+    assert_ne!(first.name, cluster.nodes[3].name, "{whole:?}");
+}
+
 /// S6: from the first word of a formed cluster on three vote, and so the founder's disk may be lost.
 #[test]
 fn s6_three_vote_when_the_cluster_is_first_said_to_be_formed_and_the_founders_disk_may_be_lost() {
