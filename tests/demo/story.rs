@@ -67,7 +67,7 @@ impl<'a> Story<'a> {
         let outage = self.kill()?;
         println!("\n{}", events(&self.site.events()?));
         println!("{}", self.members()?);
-        let verdict = Verdict { told, outage: Some(outage), broken: self.broken };
+        let verdict = Verdict { told, outage, broken: self.broken };
         println!("{verdict}");
         Ok(verdict)
     }
@@ -156,7 +156,12 @@ impl<'a> Story<'a> {
         Ok(())
     }
 
-    fn kill(&mut self) -> anyhow::Result<Outage> {
+    /// None on a cluster of the user: no process of its machines is ours to kill.
+    fn kill(&mut self) -> anyhow::Result<Option<Outage>> {
+        if self.site.cluster.is_users() {
+            self.teller.say("left out on your cluster: a process killed with SIGKILL");
+            return Ok(None);
+        }
         let pod = self.some_pod()?;
         let began = Instant::now();
         let outage = Outage::of(&self.site, name(&pod), OUTAGE_KEYS)?;
@@ -164,7 +169,7 @@ impl<'a> Story<'a> {
         self.teller.say(format!("all its keys are answered again after {:.1?}", outage.last));
         self.back(&pod, |new| restarts(new) > restarts(&pod))?;
         self.teller.say(format!("{} is back after {:.1?}", name(&pod), began.elapsed()));
-        Ok(outage)
+        Ok(Some(outage))
     }
 
     /// Not the first, not the last.
