@@ -118,6 +118,11 @@ fn l6_the_disk_of_any_node_stalls_for_1600_ms_and_no_call_fails() {
 }
 
 #[test]
+fn five_nodes_in_a_ring_have_one_owner_for_each_shard_and_are_whole_afterwards() {
+    plays("ring");
+}
+
+#[test]
 fn l7_everybody_is_told_to_stop_and_nobody_takes_a_shard() {
     plays("everybody-told-to-stop");
 }

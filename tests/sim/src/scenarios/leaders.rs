@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use shoal_worker::env::sim::{self, Crash, Place};
 
-use super::{Played, THREE, flawless, formed, settles};
+use super::{FIVE, Played, THREE, flawless, formed, settles};
 use crate::world::{Shape, World};
 
 const TWO: Shape = Shape { founders: 2, joiners: 0, late: false, shards: 16, keys: 48 };
@@ -97,6 +97,36 @@ pub fn slow_disk() -> Played {
     }
     settles(&mut world, HEALS, "after the stalls", &mut problems);
     flawless(&world, &mut problems);
+    problems
+}
+
+/// Five nodes of which each reaches its two neighbours alone, for longer than a lease: whoever leads has
+/// a bare majority, and nobody has two owners.
+pub fn ring() -> Played {
+    const TURNS: usize = 3;
+    const CUT: Duration = Duration::from_secs(12);
+    let (mut world, mut problems) = (formed(FIVE), Vec::new());
+    let count = FIVE.nodes();
+    let neighbours = |one: Place, two: Place| (one + 1) % count == two || (two + 1) % count == one;
+    for turn in 0..TURNS {
+        world.run_for(Duration::from_secs(2));
+        let before = world.history.lock().acknowledged;
+        sim::wires(|wires, _| {
+            for from in 0..count {
+                let apart = (0..count).filter(|to| *to != from && !neighbours(from, *to));
+                apart.for_each(|to| wires.cut(from, to));
+            }
+        });
+        world.run_for(CUT);
+        if world.history.lock().acknowledged == before {
+            problems.push(format!("turn {turn}: nothing was acknowledged in the ring"));
+        }
+        sim::wires(|wires, now| wires.mend_all(now));
+        settles(&mut world, HEALS, "after the ring", &mut problems);
+    }
+    let mut history = world.history.lock();
+    history.judge();
+    problems.append(&mut history.violations);
     problems
 }
 
