@@ -396,6 +396,8 @@ impl<E: Effects> Found<E> {
             Action::Leave(_) => {
                 // It would be admitted under the nonce that it gives up.
                 self.requests.abort_all();
+                // Nor is what that cluster said of it of any use in the next.
+                *self.refusal.lock() = None;
                 self.hands.take(action);
             }
             Action::Persist(_)

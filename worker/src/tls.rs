@@ -32,6 +32,8 @@ use crate::{
 
 /// First byte of a handshake, which no HTTP/2 preface begins with.
 pub const FIRST_BYTE: u8 = 0x16;
+/// What every HTTP/2 client sends first.
+pub const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// Between two looks at the files: a new certificate is in use long before the old one ends.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 /// For an HTTP/2 client without TLS to send its request, whose answer the refusal becomes: a
@@ -41,8 +43,7 @@ const ASKS_WITHIN: Duration = Duration::from_secs(1);
 /// with INADEQUATE_SECURITY and a reason for its log.
 const SETTINGS: [u8; 9] = [0, 0, 0, 4, 0, 0, 0, 0, 0];
 const GOAWAY: [u8; 14] = [7, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xc];
-/// What HTTP/2 begins with, and the type of a frame that begins a request.
-const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+/// The type of a frame that begins a request.
 const HEADERS: u8 = 1;
 const REASON: &str = "this port takes TLS only, with a certificate of its authority";
 

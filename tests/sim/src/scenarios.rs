@@ -62,17 +62,23 @@ fn settles(world: &mut World, within: Duration, what: &str, problems: &mut Playe
     }
 }
 
-/// What no planned change may do.
-fn flawless(world: &World, problems: &mut Played) {
-    let mut history = world.history.lock();
+/// What nothing may do.
+fn judge(world: &World, problems: &mut Played) {
+    let history = &mut *world.history.lock();
     history.judge();
     problems.append(&mut history.violations);
+    if history.acknowledged == 0 {
+        problems.push("nothing was acknowledged".to_owned());
+    }
+}
+
+/// What no planned change may do.
+fn flawless(world: &World, problems: &mut Played) {
+    judge(world, problems);
+    let history = world.history.lock();
     problems.extend(history.failed().iter().take(3).map(|op| format!("failed: {op:?}")));
     if history.emptied() > 0 {
         problems.push(format!("{} shards lost their state", history.emptied()));
-    }
-    if history.acknowledged == 0 {
-        problems.push("nothing was acknowledged".to_owned());
     }
 }
 

@@ -27,7 +27,7 @@ use super::{
 };
 use crate::{
     env::net::{self, TcpListener, TcpStream},
-    tls::{self, Caller},
+    tls::{self, Caller, PREFACE},
 };
 
 /// Flow-control windows: one largest payload per stream, four per connection. Fixed, since
@@ -46,8 +46,6 @@ const HANDSHAKE: Duration = Duration::from_secs(5);
 const KEEP_ALIVE: Duration = Duration::from_secs(10);
 /// Pause after a failed accept: the process is out of descriptors, not of clients.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
-/// What every HTTP/2 client sends first.
-const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// Answered to anyone: who asks may not know yet what is demanded here.
 const WHERE: &str = "/shoal.v1.Shoal/WhereIsPeer";
 /// The request of WhereIsPeer holds nothing.

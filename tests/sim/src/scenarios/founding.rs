@@ -7,7 +7,7 @@ use shoal_worker::env::{
     sim::{self, Crash},
 };
 
-use super::{FORMS, Played, THREE};
+use super::{FORMS, Played, THREE, judge};
 use crate::world::World;
 
 /// A founder loses its disk at some moment of the founding, and a link between the other two takes
@@ -37,8 +37,6 @@ pub fn founder_loses_its_disk() -> Played {
     if ids.len() != 1 {
         problems.push(format!("clusters {ids:?}"));
     }
-    let history = &mut *world.history.lock();
-    history.judge();
-    problems.append(&mut history.violations);
+    judge(&world, &mut problems);
     problems
 }

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use shoal_worker::env::sim::{self, Crash, Place};
 
-use super::{FIVE, Played, THREE, flawless, formed, settles};
+use super::{FIVE, Played, THREE, flawless, formed, judge, settles};
 use crate::world::{Shape, World};
 
 const TWO: Shape = Shape { founders: 2, joiners: 0, late: false, shards: 16, keys: 48 };
@@ -124,9 +124,7 @@ pub fn ring() -> Played {
         sim::wires(|wires, now| wires.mend_all(now));
         settles(&mut world, HEALS, "after the ring", &mut problems);
     }
-    let mut history = world.history.lock();
-    history.judge();
-    problems.append(&mut history.violations);
+    judge(&world, &mut problems);
     problems
 }
 

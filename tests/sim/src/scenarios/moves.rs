@@ -7,7 +7,7 @@ use shoal_worker::env::{
     sim::{Crash, Place},
 };
 
-use super::{Played, THREE, formed, settles};
+use super::{Played, THREE, formed, judge, settles};
 use crate::{people::Order, world::World};
 
 const HEALS: Duration = Duration::from_secs(15);
@@ -37,9 +37,7 @@ pub fn target_dies() -> Played {
     if moved == 0 || moved == TURNS as u64 {
         problems.push(format!("{moved} of {TURNS} moves came to their end: nothing was tried"));
     }
-    let history = &mut *world.history.lock();
-    history.judge();
-    problems.append(&mut history.violations);
+    judge(&world, &mut problems);
     problems
 }
 

@@ -7,7 +7,7 @@ use shoal_worker::env::{
     sim::{self, Place},
 };
 
-use super::{Played, THREE, formed, leaders::leader, settles};
+use super::{Played, THREE, formed, judge, leaders::leader, settles};
 use crate::{people::Order, world::World};
 
 const HEALS: Duration = Duration::from_secs(20);
@@ -27,15 +27,6 @@ fn ask(world: &mut World, order: Order, problems: &mut Played) {
     world.desk.lock().ask(order);
     if !world.run_until(HEALS, |world| world.desk.lock().is_idle()) {
         problems.push(format!("{order:?} was not carried out"));
-    }
-}
-
-fn judge(world: &World, problems: &mut Played) {
-    let history = &mut *world.history.lock();
-    history.judge();
-    problems.append(&mut history.violations);
-    if history.acknowledged == 0 {
-        problems.push("nothing was acknowledged".to_owned());
     }
 }
 
