@@ -188,7 +188,16 @@ pub enum Drain {
     #[default]
     None,
     Restart,
+    /// A restart that the node asks for itself: nobody else takes it back.
+    Own,
     Removal,
+}
+
+impl Drain {
+    /// It goes and comes back, whoever asked.
+    pub fn is_restart(self) -> bool {
+        matches!(self, Self::Restart | Self::Own)
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Default)]

@@ -130,6 +130,61 @@ fn whoever_leads_is_removed_by_one_command() {
     load.end().flawless();
 }
 
+/// Three nodes, of which the second hands over so slowly that it can be disturbed at it.
+fn slow_leaver() -> Cluster {
+    let mut cluster = Cluster::prepared(3, 0);
+    for node in &mut cluster.nodes {
+        node.set("SHARDS", "1024");
+    }
+    cluster.start_led_by_first();
+    cluster.settle(3);
+    cluster.ask(0, &["configure", "max_moves=1"]).succeeded();
+    cluster
+}
+
+#[test]
+fn a_node_that_was_told_to_stop_goes_whoever_wants_it_to_stay() {
+    let mut cluster = slow_leaver();
+    let load = Load::start(&[cluster.nodes[0].address()]);
+    cluster.nodes[1].terminate();
+    cluster
+        .until("node-b leaves", |status| status.node("node-b").is_some_and(|b| b.drain == "own"));
+    let line = cluster.ask(0, &["drain", "node-b", "--cancel"]).failed(1);
+    assert!(line.contains("only it can take this drain back"), "{line}");
+    cluster.ask(0, &["configure", "max_moves=64"]).succeeded();
+    assert_eq!(cluster.nodes[1].ended(), 0);
+    assert!(
+        cluster.nodes[1].log().contains("handed over and closed"),
+        "{}",
+        cluster.nodes[1].log()
+    );
+    load.end().flawless();
+}
+
+#[test]
+fn a_node_told_to_stop_in_a_removal_that_is_called_off_hands_over_all_the_same() {
+    let mut cluster = slow_leaver();
+    let load = Load::start(&[cluster.nodes[0].address()]);
+    drain(&cluster, 0, &["node-b", "--remove", "--no-wait"]);
+    cluster.nodes[1].terminate();
+    wait::until("node-b is told that its removal goes first", || {
+        let log = cluster.nodes[1].log();
+        if log.contains("already draining for removal") { Ok(()) } else { Err(log) }
+    });
+    drain(&cluster, 0, &["node-b", "--cancel"]);
+    cluster.until("node-b asks again", |status| {
+        status.node("node-b").is_some_and(|b| b.drain == "own")
+    });
+    cluster.ask(0, &["configure", "max_moves=64"]).succeeded();
+    assert_eq!(cluster.nodes[1].ended(), 0);
+    assert!(
+        cluster.nodes[1].log().contains("handed over and closed"),
+        "{}",
+        cluster.nodes[1].log()
+    );
+    load.end().flawless();
+}
+
 /// Closes a node as whoever has seen it empty does.
 fn close(cluster: &Cluster, node: &Row) -> Result<(), Status> {
     let request =

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use shoal_core::{
-    id::Timestamp,
+    id::{Incarnation, NodeId, Timestamp},
     registry::{Command, Drain, Life},
     session::holder::{Answer, Event, Refusal},
 };
@@ -45,6 +45,7 @@ impl World {
         let now = self.clock(place);
         let by = now.plus(BUDGET.saturating_sub(RESERVE));
         self.live_mut(place).leaving = Some(Leaving { phase: Phase::Asking, by, next: 0 });
+        self.tell_holder(place, Event::Leaving);
         self.leave_by(place, now.plus(BUDGET));
         if self.live(place).holder.is_none() {
             self.crash(place);
@@ -52,11 +53,10 @@ impl World {
         }
     }
 
-    /// The disk is slow: somebody else should have the shards.
-    pub fn ask_drain(&mut self, place: Place) {
+    /// Whether somebody else should have the shards of this slow disk.
+    pub fn ask_of_drain(&mut self, place: Place, command: fn(NodeId, Incarnation) -> Command) {
         let Some(me) = self.live(place).node() else { return };
-        let command = Command::DrainRestart { node: me.node, incarnation: me.incarnation };
-        self.ask_member(place, command);
+        self.ask_member(place, command(me.node, me.incarnation));
     }
 
     fn ask_member(&mut self, place: Place, command: Command) {
@@ -96,7 +96,7 @@ impl World {
         let next = Leaving { next: self.now + ASK_EVERY, ..leaving };
         let (phase, command) = match (drains, empty) {
             (false, _) => {
-                let drain = Command::DrainRestart { node: me.node, incarnation: me.incarnation };
+                let drain = Command::Leave { node: me.node, incarnation: me.incarnation };
                 (Phase::Asking, Some(drain))
             }
             (true, false) => (Phase::Draining, None),

@@ -2,6 +2,7 @@
 
 use shoal_core::{
     id::{Incarnation, NodeId, Timestamp},
+    registry::Command,
     session::{
         holder::{Action, Answer, Event, Holder, RequestId, Via},
         lease::Lease,
@@ -102,9 +103,19 @@ impl World {
                     self.live_mut(place).closing = Some(incarnation);
                     self.shut_life(place);
                 }
-                Action::AskDrain => {
+                Action::Leave => {
                     self.saw("slow disk asks for a drain");
-                    self.ask_drain(place);
+                    self.ask_of_drain(place, |node, incarnation| Command::Leave {
+                        node,
+                        incarnation,
+                    });
+                }
+                Action::Stay => {
+                    self.saw("disk is well again");
+                    self.ask_of_drain(place, |node, incarnation| Command::Stay {
+                        node,
+                        incarnation,
+                    });
                 }
                 Action::ChangeSource => self.change_source(place),
                 Action::Exit(why) => return self.exit(place, why),

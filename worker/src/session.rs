@@ -45,6 +45,7 @@ const HEALTH_EVERY: Duration = Duration::from_millis(100);
 /// What other components tell the session.
 #[derive(Debug, Clone, Copy)]
 enum Order {
+    Leaving,
     ToldToStop,
     GiveUp,
 }
@@ -73,6 +74,11 @@ impl Handle {
     pub async fn told_to_stop(&self) {
         // A session that has ended needs no telling.
         let _ = self.orders.send(Order::ToldToStop).await;
+    }
+
+    /// The process is told to stop, and hands over.
+    pub async fn leaving(&self) {
+        let _ = self.orders.send(Order::Leaving).await;
     }
 
     /// Nobody takes the shards, or no time is left: close them in place.
@@ -179,6 +185,7 @@ impl Session {
                 biased;
                 Some(event) = self.pending.next() => event?,
                 Some(order) = self.orders.recv() => match order {
+                    Order::Leaving => Event::Leaving,
                     Order::ToldToStop => Event::ToldToStop,
                     Order::GiveUp => Event::GiveUp,
                 },
@@ -253,7 +260,7 @@ impl Session {
                         Ok(Event::AllClosed(incarnation))
                     }));
                 }
-                Action::AskDrain => self.ask_drain(),
+                Action::Leave | Action::Stay => self.ask(action),
                 Action::ChangeSource => {
                     self.state.send_modify(|state| state.change_source += 1);
                 }
@@ -295,13 +302,23 @@ impl Session {
         }));
     }
 
-    /// The disk is slow: somebody else should have the shards.
-    fn ask_drain(&self) {
+    /// Whether somebody else should have the shards of this slow disk.
+    fn ask(&self, action: Action) {
         let (client, incarnation) = (self.client.clone(), self.holder.incarnation());
-        warn!(node = %self.config.node, "the disk is slow, asks to be drained");
+        let leaves = action == Action::Leave;
+        let asks = if leaves { "the disk is slow" } else { "the disk is well again" };
+        warn!(node = %self.config.node, leaves, "{asks}");
         tokio::spawn(async move {
-            if let Err(error) = client.drain_restart(incarnation).await {
-                warn!(%error, "the drain was not accepted");
+            let asked = async {
+                if leaves {
+                    client.leave(incarnation).await
+                } else {
+                    client.stay(incarnation).await
+                }
+            };
+            // Asked again while the table shows no change.
+            if let Err(error) = asked.await {
+                warn!(%error, leaves, "not accepted");
             }
         });
     }

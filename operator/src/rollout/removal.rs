@@ -15,7 +15,7 @@ pub(super) fn cancel(scene: &Scene<'_>) -> Option<Decision> {
         lives && !node.marked && scene.is_wanted(&node.name)
     };
     let node = members.nodes.iter().filter(revocable).find(|node| match node.drain {
-        Drain::None => false,
+        Drain::None | Drain::Own => false,
         Drain::Removal => is_newest(scene, node),
         Drain::Restart => scene.pod(&node.name).is_some_and(|pod| {
             let goes = pod.deleting || (scene.is_outdated(pod) && scene.desired.rolls);

@@ -5,7 +5,7 @@
 
 use std::cmp::Reverse;
 
-use super::{Activity, Decision, Deletion, Drain, Halt, Life, Member, Members, Pod, Scene, Step};
+use super::{Activity, Decision, Deletion, Halt, Life, Member, Members, Pod, Scene, Step};
 
 pub(super) fn roll(scene: &Scene<'_>) -> Option<Decision> {
     let members = scene.members()?;
@@ -47,7 +47,7 @@ fn stuck(scene: &Scene<'_>, wanted: &[&Pod]) -> Option<Decision> {
 }
 
 fn is_going(scene: &Scene<'_>, pod: &Pod) -> bool {
-    scene.node_of(pod).is_some_and(|node| node.drain == Drain::Restart)
+    scene.node_of(pod).is_some_and(|node| node.drain.is_restart())
 }
 
 /// One that has begun to go is brought to its end.

@@ -114,6 +114,18 @@ fn a_drain_is_taken_back_until_it_is_closed() {
     assert_eq!(pods, after, "no pod was touched");
 }
 
+/// Its word may come before that of the API server: a pod that is being evicted still looks well.
+#[test]
+fn what_a_node_asks_for_itself_is_not_taken_back() {
+    let mut world = formed(3, 4);
+    for (drain, back) in [(Drain::Own, false), (Drain::Restart, true)] {
+        let node = world.node(2);
+        (node.drain, node.target) = (drain, false);
+        let step = world.step().step;
+        assert_eq!(matches!(step, Some(Step::CancelDrain { .. })), back, "{drain:?}: {step:?}");
+    }
+}
+
 #[test]
 fn a_node_that_closed_before_it_was_wanted_again_makes_room_for_its_successor() {
     for asleep in [false, true] {

@@ -201,6 +201,7 @@ fn life(word: &str) -> Life {
 fn drain(word: &str) -> Drain {
     match word {
         "restart" => Drain::Restart,
+        "own" => Drain::Own,
         "removal" => Drain::Removal,
         _ => Drain::None,
     }

@@ -424,7 +424,7 @@ impl Session {
                 self.shared.tally.lock().ended.push(why);
                 self.ended = true;
             }
-            Action::ServeUntil { .. } | Action::AskDrain | Action::ChangeSource => {}
+            Action::ServeUntil { .. } | Action::Leave | Action::Stay | Action::ChangeSource => {}
         }
     }
 }

@@ -130,7 +130,7 @@ impl World {
         };
         let decision = autopilot.next(&input, now);
         let mine = live.table.node(me);
-        let restarts = mine.is_some_and(|node| matches!(node.drain, Drain::Restart(_)));
+        let restarts = mine.is_some_and(|node| node.drain.is_restart());
         let Some(term) = &mut self.live_mut(place).term else { return };
         term.voters_at = now.plus(VOTERS_EVERY);
         term.autopilot = autopilot;

@@ -254,7 +254,8 @@ impl Election {
                 holder::Action::Send { .. }
                 | holder::Action::NewIncarnation
                 | holder::Action::CloseAll(_)
-                | holder::Action::AskDrain
+                | holder::Action::Leave
+                | holder::Action::Stay
                 | holder::Action::ChangeSource
                 | holder::Action::Exit(_) => {}
             }

@@ -287,9 +287,8 @@ impl World {
             count => count - usize::from(count.is_multiple_of(2)),
         };
         let sole = self.voters.len() == 1;
-        let restarts = |id: NodeId| {
-            self.registry.node(id).is_some_and(|node| matches!(node.drain, Drain::Restart(_)))
-        };
+        let restarts =
+            |id: NodeId| self.registry.node(id).is_some_and(|node| node.drain.is_restart());
         let shrinks = target < self.voters.len();
         let well = |id: NodeId| {
             self.process_of(id).is_some_and(|p| self.is_up(p) && now >= p.since + CAUGHT_UP_AFTER)
@@ -384,7 +383,7 @@ impl World {
         }
         let incarnation = process.incarnation;
         if self.registry.node(node).is_some_and(|row| row.drain == Drain::None) {
-            let _ = self.apply(&Command::DrainRestart { node, incarnation });
+            let _ = self.apply(&Command::Leave { node, incarnation });
         }
         if self.apply(&Command::Close { node, incarnation }).is_ok() {
             return false;

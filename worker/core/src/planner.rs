@@ -153,7 +153,7 @@ impl Standing {
             return Some(Self::HeldBack(HeldBack::Marked));
         }
         Some(match node.drain {
-            Drain::Restart(_) => leaving(Leave::Restart),
+            Drain::Restart(_) | Drain::Own(_) => leaving(Leave::Restart),
             Drain::Removal => leaving(Leave::Removal),
             Drain::None => held_back.map_or(Self::Target, Self::HeldBack),
         })

@@ -51,7 +51,7 @@ fn parked(node: &Node) -> Option<&'static str> {
 pub fn note(registry: &Registry, me: Option<NodeId>) -> String {
     let drain = me.and_then(|me| Some((me, registry.node(me)?.drain)));
     let (me, why) = match drain {
-        Some((me, Drain::Restart(_))) => (me, "for a restart"),
+        Some((me, Drain::Restart(_) | Drain::Own(_))) => (me, "for a restart"),
         Some((me, Drain::Removal)) => (me, "for its removal"),
         Some((_, Drain::None)) | None => return "ready".to_owned(),
     };

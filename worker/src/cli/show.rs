@@ -12,6 +12,7 @@ pub fn state(node: &pb::Node) -> Cell {
         (life, _, true) => Cell::toned(format!("{life}, to be removed"), Tone::Warn),
         ("up", "none", false) => Cell::toned("up", Tone::Good),
         ("up", "removal", false) => Cell::toned("up, leaves for good", Tone::Warn),
+        ("up", "own", false) => Cell::toned("up, drains by itself", Tone::Warn),
         ("up", drain, false) => Cell::toned(format!("up, drains for {drain}"), Tone::Warn),
         ("fenced", _, false) => Cell::toned("fenced", Tone::Bad),
         ("left", _, false) => Cell::toned("left", Tone::Dim),

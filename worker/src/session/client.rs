@@ -119,13 +119,15 @@ impl Client {
     }
 
     /// Asks that this incarnation's shards be handed over.
-    pub async fn drain_restart(&self, incarnation: Incarnation) -> Result<(), Error> {
+    pub async fn leave(&self, incarnation: Incarnation) -> Result<(), Error> {
         let request = self.leave_request(incarnation);
-        self.insist(
-            |mut client, request| async move { client.drain_restart(request).await },
-            request,
-        )
-        .await
+        self.insist(|mut client, request| async move { client.leave(request).await }, request).await
+    }
+
+    /// Takes `leave` back.
+    pub async fn stay(&self, incarnation: Incarnation) -> Result<(), Error> {
+        let request = self.leave_request(incarnation);
+        self.insist(|mut client, request| async move { client.stay(request).await }, request).await
     }
 
     /// Ends this incarnation's session; refused while it owns or receives a shard.

@@ -49,6 +49,7 @@ pub async fn leave(
         (state.incarnation, state.registered)
     };
     client.leave_by(by);
+    session.leaving().await;
     let drained = !registered && is_registered(client, incarnation).await;
     if registered || drained {
         seen(node, incarnation, table, by).await;
@@ -59,11 +60,12 @@ pub async fn leave(
         session.give_up().await;
         return Left::Nothing;
     }
-    if !drained && let Err(error) = client.drain_restart(incarnation).await {
-        warn!(%error, "the drain was not accepted");
+    if !drained {
+        ask(client, incarnation).await;
     }
     let patience = clock::now().until_maybe_past(by);
-    let empty = tokio::time::timeout(patience, emptied(node, incarnation, table)).await;
+    let emptied = emptied(node, incarnation, table, client);
+    let empty = tokio::time::timeout(patience, emptied).await;
     session.told_to_stop().await;
     if empty == Ok(true) && client.close(incarnation).await.is_ok() {
         info!(%node, "handed over and closed");
@@ -82,6 +84,8 @@ pub async fn leave(
 enum Standing {
     Nothing,
     Holds,
+    /// May be given shards: nobody knows yet that it goes.
+    Undrained,
     Empty,
     /// It holds shards that nobody may take.
     NoTarget,
@@ -93,18 +97,30 @@ fn standing(table: &Table, node: NodeId, incarnation: Incarnation) -> Standing {
         registry.node(node).filter(|row| row.life == Life::Up && row.incarnation == incarnation);
     let Some(row) = mine else { return Standing::Nothing };
     let held = registry.held(node);
-    if held.owned == 0 && held.receiving == 0 {
+    let empty = held.owned == 0 && held.receiving == 0;
+    let others = || registry.nodes().any(|(id, _)| id != node && registry.is_target(id));
+    if !empty && !others() {
+        Standing::NoTarget
+    } else if row.drain == Drain::None {
         // Empty only counts once nothing can be assigned any more.
-        return if row.drain == Drain::None { Standing::Holds } else { Standing::Empty };
+        Standing::Undrained
+    } else if empty {
+        Standing::Empty
+    } else {
+        Standing::Holds
     }
-    let others = registry.nodes().any(|(id, _)| id != node && registry.is_target(id));
-    if others { Standing::Holds } else { Standing::NoTarget }
+}
+
+async fn ask(client: &Client, incarnation: Incarnation) {
+    if let Err(error) = client.leave(incarnation).await {
+        warn!(%error, "the drain was not accepted");
+    }
 }
 
 /// Whether a registration whose answer is still under way has been made. Asked by a drain, which
 /// is what follows; no shard comes to a process that is drained.
 async fn is_registered(client: &Client, incarnation: Incarnation) -> bool {
-    let asked = client.drain_restart(incarnation);
+    let asked = client.leave(incarnation);
     matches!(tokio::time::timeout(UNANSWERED, asked).await, Ok(Ok(_)))
 }
 
@@ -125,14 +141,23 @@ async fn seen(node: NodeId, incarnation: Incarnation, table: &Table, by: Timesta
 }
 
 /// True once it holds nothing; false when nobody is left to take what it holds.
-async fn emptied(node: NodeId, incarnation: Incarnation, table: &Table) -> bool {
+///
+/// The drain is asked for as often as the table shows none: an answer may be lost, an operator may
+/// have taken a removal back.
+async fn emptied(node: NodeId, incarnation: Incarnation, table: &Table, client: &Client) -> bool {
     let mut map = table.watch_map();
+    let mut asked = clock::now();
     loop {
         map.borrow_and_update();
         match standing(table, node, incarnation) {
             Standing::Empty => return true,
             Standing::Nothing | Standing::NoTarget => return false,
             Standing::Holds => {}
+            Standing::Undrained if clock::now().at_least_since(asked) >= LOOK_AGAIN => {
+                ask(client, incarnation).await;
+                asked = clock::now();
+            }
+            Standing::Undrained => {}
         }
         // A closed channel only means that nothing changes any more.
         let _ = tokio::time::timeout(LOOK_AGAIN, map.changed()).await;

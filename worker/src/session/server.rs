@@ -186,10 +186,11 @@ impl Session for Server {
         leave!(self, request, close, |node, incarnation| Command::Close { node, incarnation })
     }
 
-    async fn drain_restart(&self, request: Request<pb::LeaveRequest>) -> Answer {
-        leave!(self, request, drain_restart, |node, incarnation| Command::DrainRestart {
-            node,
-            incarnation
-        })
+    async fn leave(&self, request: Request<pb::LeaveRequest>) -> Answer {
+        leave!(self, request, leave, |node, incarnation| Command::Leave { node, incarnation })
+    }
+
+    async fn stay(&self, request: Request<pb::LeaveRequest>) -> Answer {
+        leave!(self, request, stay, |node, incarnation| Command::Stay { node, incarnation })
     }
 }

@@ -27,6 +27,7 @@ fn drain(drain: Drain) -> &'static str {
     match drain {
         Drain::None => "none",
         Drain::Restart(_) => "restart",
+        Drain::Own(_) => "own",
         Drain::Removal => "removal",
     }
 }
@@ -242,6 +243,7 @@ fn code(why: &Refused) -> Code {
         | Refused::Marked(_)
         | Refused::NotUp(_)
         | Refused::NotDraining(_)
+        | Refused::OwnDrain(_)
         | Refused::DrainingForRemoval(_)
         | Refused::Closed(_)
         | Refused::NotATarget(_)
@@ -280,6 +282,7 @@ fn remedy(why: &Refused) -> Option<&'static str> {
         | Refused::Renewed { .. }
         | Refused::Marked(_)
         | Refused::NotUp(_)
+        | Refused::OwnDrain(_)
         | Refused::Closed(_)
         | Refused::NotATarget(_)
         | Refused::NotUnassigned(_)

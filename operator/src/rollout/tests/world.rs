@@ -140,7 +140,7 @@ impl World {
             Shards { total: SHARDS, assigned: owned, moving: 0, unassigned: SHARDS - owned };
     }
 
-    fn node(&mut self, id: u64) -> &mut Member {
+    pub fn node(&mut self, id: u64) -> &mut Member {
         self.members.nodes.iter_mut().find(|node| node.id == id).expect("a known node")
     }
 

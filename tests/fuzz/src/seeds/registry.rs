@@ -193,6 +193,8 @@ fn every_command() -> Vec<Command> {
         Command::CloseInPlace { node, incarnation: of },
         Command::Close { node, incarnation: of },
         Command::DrainRestart { node, incarnation: of },
+        Command::Leave { node, incarnation: of },
+        Command::Stay { node, incarnation: of },
         Command::CancelDrain { node },
         Command::StopAll,
         Command::Mark { node },

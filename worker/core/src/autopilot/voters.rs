@@ -2,7 +2,7 @@
 
 use std::{cmp::Reverse, collections::BTreeSet};
 
-use crate::{id::NodeId, registry::Drain};
+use crate::id::NodeId;
 
 use super::{Change, Finding, MOST_VOTERS, View, Why};
 
@@ -222,7 +222,7 @@ impl View<'_> {
     }
 
     fn restarts(&self, id: NodeId) -> bool {
-        self.node(id).is_some_and(|node| matches!(node.drain, Drain::Restart(_)))
+        self.node(id).is_some_and(|node| node.drain.is_restart())
     }
 
     fn candidates(&self) -> Vec<NodeId> {

@@ -86,6 +86,8 @@ impl Step<'_> {
             Command::DrainRestart { node, incarnation } => self.drain_restart(*node, *incarnation),
             Command::DrainRemoval { node } => self.drain_removal(*node),
             Command::CancelDrain { node } => self.cancel_drain(*node),
+            Command::Leave { node, incarnation } => self.leave(*node, *incarnation),
+            Command::Stay { node, incarnation } => self.stay(*node, *incarnation),
             Command::StopAll => self.stop_all(),
             Command::Mark { node } => self.mark(*node),
             Command::Remove { node, incarnation } => self.remove(*node, *incarnation),

@@ -195,10 +195,12 @@ fn contradiction(id: NodeId, node: &Node) -> Option<&'static str> {
         return Some("a registered incarnation has renewed, another has not");
     }
     match node.drain {
-        Drain::Restart(incarnation) if incarnation != node.incarnation => {
+        Drain::Restart(incarnation) | Drain::Own(incarnation)
+            if incarnation != node.incarnation =>
+        {
             return Some("the restart of another incarnation");
         }
-        Drain::Restart(_) | Drain::Removal | Drain::None => {}
+        Drain::Restart(_) | Drain::Own(_) | Drain::Removal | Drain::None => {}
     }
     if !WEIGHTS.contains(&node.info.weight) {
         return Some("weight out of bounds");

@@ -68,6 +68,16 @@ pub enum Command {
     CancelDrain {
         node: NodeId,
     },
+    /// As DrainRestart, asked by the incarnation itself.
+    Leave {
+        node: NodeId,
+        incarnation: Incarnation,
+    },
+    /// The incarnation takes its own `Leave` back.
+    Stay {
+        node: NodeId,
+        incarnation: Incarnation,
+    },
     /// DrainRestart of every Up node in one entry.
     StopAll,
     /// Forced removal: only marks.
@@ -127,6 +137,8 @@ impl Command {
             | Self::DrainRestart { .. }
             | Self::DrainRemoval { .. }
             | Self::CancelDrain { .. }
+            | Self::Leave { .. }
+            | Self::Stay { .. }
             | Self::StopAll
             | Self::Mark { .. }
             | Self::Remove { .. }
@@ -257,6 +269,8 @@ pub enum Refused {
     NotUp(NodeId),
     #[error("node {0} is not draining")]
     NotDraining(NodeId),
+    #[error("node {0} stops, or its disk is slow: only it can take this drain back")]
+    OwnDrain(NodeId),
     #[error("node {0} is already draining for removal")]
     DrainingForRemoval(NodeId),
     #[error("node {0} has closed: its drain can no longer be cancelled")]

@@ -90,8 +90,21 @@ pub enum Drain {
     None,
     /// This incarnation goes away and comes back; ends when another registers.
     Restart(Incarnation),
+    /// As `Restart`, and it asks for that itself: it was told to stop, or its disk is slow. Nobody
+    /// else takes it back.
+    Own(Incarnation),
     /// The node goes away for good; survives restart and fence.
     Removal,
+}
+
+impl Drain {
+    /// The node goes away and comes back, whoever asked for that.
+    pub fn is_restart(self) -> bool {
+        match self {
+            Self::Restart(_) | Self::Own(_) => true,
+            Self::None | Self::Removal => false,
+        }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -34,6 +34,9 @@ const RETRY: Duration = Duration::from_millis(50);
 const WAIT_SHARE: u32 = 16;
 /// A probe of the disk pending for more than 3 L: the node could not even keep a log.
 const DEAD_DISK_LEASES: u32 = 3;
+/// A disk that was slow counts as well again after this long without: shards that came back at
+/// once would go again with the next stall.
+const WELL_LEASES: u32 = 10;
 
 #[derive(Clone, Debug)]
 pub struct Holder {
@@ -49,7 +52,14 @@ pub struct Holder {
     jitter: f64,
     oldest_tick: Timestamp,
     probe_pending_since: Option<Timestamp>,
-    asked_drain: bool,
+    /// What the table says of its drain.
+    drain: Drain,
+    /// When the disk was slow last.
+    slow: Option<Timestamp>,
+    /// When it last asked to be drained, or took that back.
+    asked: Option<Timestamp>,
+    /// It hands over to end, whatever its disk does.
+    leaves: bool,
     granted: History,
     table: LogIndex,
     changed_source: Option<Timestamp>,
@@ -71,7 +81,10 @@ impl Holder {
             jitter: 0.0,
             oldest_tick: now,
             probe_pending_since: None,
-            asked_drain: false,
+            drain: Drain::None,
+            slow: None,
+            asked: None,
+            leaves: false,
             granted: History::default(),
             table: LogIndex::default(),
             changed_source: None,
@@ -107,6 +120,7 @@ impl Holder {
             }
             Event::Table { index, row } => self.read_table(index, row, &mut actions, now),
             Event::AllClosed(incarnation) => self.all_closed(incarnation, &mut actions, now),
+            Event::Leaving => self.leaves = true,
             Event::ToldToStop => self.stop(&mut actions),
             Event::GiveUp => self.give_up(&mut actions, now),
         }
@@ -221,6 +235,7 @@ impl Holder {
         if self.state.is_parked() && row.drain == Drain::None {
             return self.finish(Then::RegisterAnew, actions);
         }
+        self.drain = row.drain;
         if row.incarnation != self.incarnation {
             // an older row is only a table that lags, a newer one took the session over
             if row.incarnation.counter >= self.incarnation.counter {
@@ -387,14 +402,22 @@ impl Holder {
     }
 
     fn watch_disk(&mut self, actions: &mut Vec<Action>, now: Timestamp) {
-        let slow = self
-            .probe_pending_since
-            .is_some_and(|since| now.at_most_since(since) > self.lease.length());
-        if !slow {
-            self.asked_drain = false;
-        } else if !self.asked_drain && self.state == State::Registered {
-            self.asked_drain = true;
-            actions.push(Action::AskDrain);
+        let lease = self.lease.length();
+        let pending = |since| now.at_most_since(since) > lease;
+        let slow = self.probe_pending_since.is_some_and(pending);
+        if slow {
+            self.slow = Some(now);
+        }
+        let well = self.slow.is_none_or(|last| now.at_least_since(last) > lease * WELL_LEASES);
+        let action = match self.drain {
+            Drain::None if slow => Action::Leave,
+            Drain::Own(of) if well && of == self.incarnation => Action::Stay,
+            Drain::None | Drain::Own(_) | Drain::Restart(_) | Drain::Removal => return,
+        };
+        let answers = self.asked.is_some_and(|last| now.at_least_since(last) < lease);
+        if self.state == State::Registered && !self.leaves && !answers {
+            self.asked = Some(now);
+            actions.push(action);
         }
     }
 

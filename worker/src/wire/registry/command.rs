@@ -58,6 +58,8 @@ fn write_body(command: &Command) -> Body {
         }
         Command::DrainRemoval { node } => Body::DrainRemoval(write_node_ref(*node)),
         Command::CancelDrain { node } => Body::CancelDrain(write_node_ref(*node)),
+        Command::Leave { node, incarnation } => Body::Leave(write_session(*node, *incarnation)),
+        Command::Stay { node, incarnation } => Body::Stay(write_session(*node, *incarnation)),
         Command::StopAll => Body::StopAll(proto::Nothing {}),
         Command::Mark { node } => Body::Mark(write_node_ref(*node)),
         Command::Remove { node, incarnation } => Body::Remove(write_session(*node, *incarnation)),
@@ -113,6 +115,14 @@ pub fn read(command: proto::Command) -> Result<Command, Error> {
         }
         Body::DrainRemoval(node) => Command::DrainRemoval { node: read_node_ref(node)? },
         Body::CancelDrain(node) => Command::CancelDrain { node: read_node_ref(node)? },
+        Body::Leave(of) => {
+            let (node, incarnation) = session(of)?;
+            Command::Leave { node, incarnation }
+        }
+        Body::Stay(of) => {
+            let (node, incarnation) = session(of)?;
+            Command::Stay { node, incarnation }
+        }
         Body::StopAll(proto::Nothing {}) => Command::StopAll,
         Body::Mark(node) => Command::Mark { node: read_node_ref(node)? },
         Body::Remove(of) => {

@@ -151,6 +151,7 @@ fn write_node(id: NodeId, node: &Node) -> proto::Node {
         drain: Some(match node.drain {
             Drain::None => Written::NoDrain(proto::Nothing {}),
             Drain::Restart(incarnation) => Written::Restart(write_incarnation(incarnation)),
+            Drain::Own(incarnation) => Written::Own(write_incarnation(incarnation)),
             Drain::Removal => Written::Removal(proto::Nothing {}),
         }),
         marked: Some(node.marked),
@@ -170,6 +171,7 @@ fn read_node(node: proto::Node) -> Result<(NodeId, Node), Error> {
         drain: match need(node.drain, "drain")? {
             Written::NoDrain(proto::Nothing {}) => Drain::None,
             Written::Restart(incarnation) => Drain::Restart(read_incarnation(Some(incarnation))?),
+            Written::Own(incarnation) => Drain::Own(read_incarnation(Some(incarnation))?),
             Written::Removal(proto::Nothing {}) => Drain::Removal,
         },
         marked: need(node.marked, "mark")?,

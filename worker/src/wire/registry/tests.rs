@@ -152,6 +152,8 @@ fn plain_commands() -> Vec<BoxedStrategy<Command>> {
         of_session(|node, incarnation| Command::Remove { node, incarnation }),
         of_node(|node| Command::DrainRemoval { node }),
         of_node(|node| Command::CancelDrain { node }),
+        of_session(|node, incarnation| Command::Leave { node, incarnation }),
+        of_session(|node, incarnation| Command::Stay { node, incarnation }),
         of_node(|node| Command::Mark { node }),
         Just(Command::StopAll).boxed(),
         targets().prop_map(assign).boxed(),
@@ -202,6 +204,7 @@ fn node() -> impl Strategy<Value = (NodeId, Node)> {
     let drain = prop_oneof![
         Just(Drain::None),
         incarnation().prop_map(Drain::Restart),
+        incarnation().prop_map(Drain::Own),
         Just(Drain::Removal)
     ];
     let flags = any::<(u128, bool, u64, u64)>();
@@ -371,7 +374,7 @@ fn every_kind_of_command_is_tried() {
         assert!(!kinds.contains(&kind), "a kind tried twice");
         kinds.push(kind);
     }
-    assert_eq!(kinds.len(), 24);
+    assert_eq!(kinds.len(), 26);
 }
 
 fn formed(shard_count: u32) -> Registry {

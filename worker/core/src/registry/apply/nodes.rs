@@ -110,7 +110,7 @@ impl Step<'_> {
             node.lock = register.lock.clone();
             node.life = Life::Up;
             node.drain = match node.drain {
-                Drain::None | Drain::Restart(_) => Drain::None,
+                Drain::None | Drain::Restart(_) | Drain::Own(_) => Drain::None,
                 Drain::Removal => Drain::Removal,
             };
             node.renewed = index;
@@ -194,10 +194,32 @@ impl Step<'_> {
         incarnation: Incarnation,
     ) -> Result<Event, Refused> {
         let node = self.session(id, incarnation)?;
-        if node.drain == Drain::Removal {
-            return Err(Refused::DrainingForRemoval(id));
+        match node.drain {
+            Drain::Removal => return Err(Refused::DrainingForRemoval(id)),
+            // It goes already, and for a reason of its own.
+            Drain::Own(_) => {}
+            Drain::None | Drain::Restart(_) => self.drain(id, Drain::Restart(incarnation)),
         }
-        self.drain(id, Drain::Restart(incarnation));
+        Ok(Event::Done)
+    }
+
+    /// Whoever else asked for a restart may change his mind; the process that ends does not.
+    pub(super) fn leave(&mut self, id: NodeId, incarnation: Incarnation) -> Result<Event, Refused> {
+        let node = self.session(id, incarnation)?;
+        match node.drain {
+            Drain::Removal => return Err(Refused::DrainingForRemoval(id)),
+            Drain::Own(_) => {}
+            Drain::None | Drain::Restart(_) => self.drain(id, Drain::Own(incarnation)),
+        }
+        Ok(Event::Done)
+    }
+
+    pub(super) fn stay(&mut self, id: NodeId, incarnation: Incarnation) -> Result<Event, Refused> {
+        let node = self.session(id, incarnation)?;
+        if node.drain != Drain::Own(incarnation) {
+            return Err(Refused::NotDraining(id));
+        }
+        self.change_node(id, |node| node.drain = Drain::None);
         Ok(Event::Done)
     }
 
@@ -216,8 +238,11 @@ impl Step<'_> {
         if node.life == Life::Closed {
             return Err(Refused::Closed(id));
         }
-        if node.drain == Drain::None {
-            return Err(Refused::NotDraining(id));
+        match node.drain {
+            Drain::None => return Err(Refused::NotDraining(id)),
+            // Of an incarnation that is no more it means nothing.
+            Drain::Own(_) if node.life == Life::Up => return Err(Refused::OwnDrain(id)),
+            Drain::Own(_) | Drain::Restart(_) | Drain::Removal => {}
         }
         self.change_node(id, |node| node.drain = Drain::None);
         Ok(Event::Done)

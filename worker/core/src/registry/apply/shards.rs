@@ -148,7 +148,7 @@ impl Step<'_> {
         }
         match node.drain {
             Drain::None => Ok(()),
-            Drain::Restart(_) | Drain::Removal => Err(Refused::NotATarget(id)),
+            Drain::Restart(_) | Drain::Own(_) | Drain::Removal => Err(Refused::NotATarget(id)),
         }
     }
 }

@@ -130,6 +130,37 @@ fn s16_a_drain_is_cancelled_until_close_and_not_after() {
 }
 
 #[test]
+fn only_the_node_takes_back_what_it_asked_for_itself() {
+    let (mut bed, ids) = Bed::formed(2);
+    let (node, incarnation) = (ids[0], bed.incarnation(ids[0]));
+    let (leave, stay) = (Command::Leave { node, incarnation }, Command::Stay { node, incarnation });
+    let cancel = Command::CancelDrain { node };
+    assert_eq!(bed.apply(stay.clone()), Err(Refused::NotDraining(node)));
+    for others_asked_first in [false, true] {
+        if others_asked_first {
+            bed.drain_restart(node);
+            assert_eq!(bed.apply(stay.clone()), Err(Refused::NotDraining(node)));
+        }
+        bed.ok(leave.clone());
+        bed.ok(leave.clone());
+        assert_eq!(bed.changes, Changes::default(), "draining already");
+        bed.drain_restart(node);
+        assert_eq!(bed.node(node).drain, Drain::Own(incarnation));
+        assert_eq!(bed.apply(cancel.clone()), Err(Refused::OwnDrain(node)));
+        bed.ok(stay.clone());
+        assert!(bed.registry.is_target(node));
+    }
+    bed.ok(leave.clone());
+    bed.ok(Command::DrainRemoval { node });
+    assert_eq!(bed.apply(stay), Err(Refused::NotDraining(node)));
+    assert_eq!(bed.apply(leave.clone()), Err(Refused::DrainingForRemoval(node)));
+    bed.ok(cancel.clone());
+    bed.ok(leave);
+    bed.register_anew(node);
+    assert_eq!(bed.node(node).drain, Drain::None, "it came back");
+}
+
+#[test]
 fn a_drain_calls_off_moves_to_the_leaver_and_lets_it_take_none() {
     for removal in [false, true] {
         let (mut bed, ids) = Bed::serving(2);

@@ -27,7 +27,7 @@ impl Author<'_> {
         let (kind, a, b, ..) = self.chance;
         let node = self.a_node(a);
         let incarnation = self.seen_incarnation(node);
-        match kind % 24 {
+        match kind % 26 {
             0 | 1 => self.join(),
             2..=5 => Command::Register(self.register(node)),
             6 => Command::Renew {
@@ -49,6 +49,8 @@ impl Author<'_> {
             19 | 20 => Command::BeginMove {
                 items: self.shards(b).map(|(shard, epoch)| self.begin(shard, epoch)).collect(),
             },
+            24 => Command::Leave { node, incarnation },
+            25 => Command::Stay { node, incarnation },
             21 | 22 => Command::CommitMove { items: self.moves() },
             _ => Command::AbortMove { items: self.moves() },
         }
@@ -179,7 +181,7 @@ pub(super) fn run(history: &[Chance], mut each: impl FnMut(&Registry, &Bed)) -> 
 #[test]
 fn histories_reach_every_state_of_a_node_and_a_shard() {
     let mut runner = TestRunner::deterministic();
-    let mut seen = [false; 10];
+    let mut seen = [false; 11];
     for _ in 0..64 {
         let history = history().new_tree(&mut runner).expect("a history").current();
         run(&history, |_, bed| {
@@ -193,6 +195,7 @@ fn histories_reach_every_state_of_a_node_and_a_shard() {
                 life(Life::Left),
                 nodes.iter().any(|node| node.marked && node.life == Life::Up),
                 nodes.iter().any(|node| matches!(node.drain, Drain::Restart(_))),
+                nodes.iter().any(|node| matches!(node.drain, Drain::Own(_))),
                 rows.iter().any(|row| matches!(row, Holding::Moving { via: Some(_), .. })),
                 rows.iter().any(|row| matches!(row, Holding::Owned { via: Some(_), .. })),
                 rows.contains(&Holding::Unassigned),
@@ -201,7 +204,7 @@ fn histories_reach_every_state_of_a_node_and_a_shard() {
             seen.iter_mut().zip(now).for_each(|(seen, now)| *seen |= now);
         });
     }
-    assert_eq!(seen, [true; 10]);
+    assert_eq!(seen, [true; 11]);
 }
 
 proptest! {

@@ -7,7 +7,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use crate::{
     id::{Incarnation, LogIndex, NodeId, Timestamp},
-    registry::{Drain, Life},
+    registry::Life,
 };
 
 use super::{FLOOR_SHARE, View};
@@ -39,7 +39,7 @@ impl Comeback {
     pub(super) fn new(view: View<'_>, now: Timestamp) -> Self {
         let expected = view.nodes.iter().filter(|node| match node.life {
             Life::Up => true,
-            Life::Closed => matches!(node.drain, Drain::Restart(_)),
+            Life::Closed => node.drain.is_restart(),
             Life::Fenced => {
                 let end = view.expiry.of(node.id);
                 end.is_some_and(|end| now.at_least_since(end) < LONGEST_WAIT)

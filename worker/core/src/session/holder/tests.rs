@@ -392,11 +392,46 @@ fn l6_a_slow_disk_asks_to_be_drained_a_dead_one_stops_renewing() {
     let stalled = probe(&mut worker, Some(400), 2_000);
     assert!(matches!(stalled[..], [Action::Send { .. }]), "1.6 s are nothing");
     let slow = probe(&mut worker, Some(400), 3_401);
-    assert!(slow.contains(&Action::AskDrain) && sends(&slow));
+    assert!(slow.contains(&Action::Leave) && sends(&slow));
+    let asked = probe(&mut worker, Some(400), 6_400);
+    assert!(!asked.contains(&Action::Leave), "the answer is under way");
+    assert!(probe(&mut worker, Some(400), 6_401).contains(&Action::Leave), "it was lost");
+    worker.on(draining(row(1, Life::Up), Drain::Own(incarnation(1))), 6_500);
     let still = probe(&mut worker, Some(400), 9_400);
-    assert!(!still.contains(&Action::AskDrain) && sends(&still));
+    assert!(!still.contains(&Action::Leave) && sends(&still));
     assert!(!sends(&probe(&mut worker, Some(400), 12_000)));
     assert!(sends(&probe(&mut worker, None, 12_050)));
+}
+
+#[test]
+fn a_node_takes_its_shards_back_once_its_disk_has_been_well_for_long() {
+    let probe = |worker: &mut Worker, since: Option<u64>, now| {
+        let probe_pending_since = since.map(at);
+        worker.on(Event::Health { oldest_tick: at(now), probe_pending_since }, now)
+    };
+    let slow = |drain| {
+        let mut worker = Worker::registered();
+        assert!(probe(&mut worker, Some(400), 3_401).contains(&Action::Leave));
+        probe(&mut worker, None, 3_402);
+        worker.on(draining(row(1, Life::Up), drain), 3_500);
+        probe(&mut worker, Some(5_000), 6_000);
+        worker
+    };
+    let mut worker = slow(Drain::Own(incarnation(1)));
+    assert!(!probe(&mut worker, None, 33_401).contains(&Action::Stay), "too early");
+    assert!(probe(&mut worker, None, 33_402).contains(&Action::Stay));
+    assert!(!probe(&mut worker, None, 36_401).contains(&Action::Stay), "under way");
+    assert!(probe(&mut worker, None, 36_402).contains(&Action::Stay), "it was lost");
+    worker.on(row(1, Life::Up), 36_500);
+    assert!(!probe(&mut worker, None, 39_500).contains(&Action::Stay));
+
+    for others in [Drain::Restart(incarnation(1)), Drain::Removal] {
+        let mut worker = slow(others);
+        assert!(!probe(&mut worker, None, 60_000).contains(&Action::Stay), "{others:?}");
+    }
+    let mut worker = slow(Drain::Own(incarnation(1)));
+    worker.on(Event::Leaving, 7_000);
+    assert!(!probe(&mut worker, None, 60_000).contains(&Action::Stay), "told to stop");
 }
 
 #[test]

@@ -101,6 +101,8 @@ pub enum Event {
     },
     /// No handler of the incarnation runs and every host has closed its shards.
     AllClosed(Incarnation),
+    /// Told to stop: hands its shards over first.
+    Leaving,
     ToldToStop,
     /// Told to stop, and nobody takes the shards: close them in place.
     GiveUp,
@@ -125,7 +127,10 @@ pub enum Action {
     StopServing,
     /// Admit nothing more for this incarnation, close its shards, report `AllClosed`.
     CloseAll(Incarnation),
-    AskDrain,
+    /// The disk is slow: ask that somebody else have the shards. Repeated until the table shows it.
+    Leave,
+    /// The disk is well again: take that back.
+    Stay,
     /// The table lags: read it from another member.
     ChangeSource,
     Exit(Why),

@@ -680,7 +680,8 @@ impl World {
                 }
                 holder::Action::ServeUntil { .. }
                 | holder::Action::StopServing
-                | holder::Action::AskDrain
+                | holder::Action::Leave
+                | holder::Action::Stay
                 | holder::Action::ChangeSource => {}
                 holder::Action::Exit(why) => panic!("the worker ends itself: {why:?}"),
             }
