@@ -61,7 +61,9 @@ rung "build" cargo build "${all[@]}" --quiet "${features[@]}" --all-targets
 simulation=("${all[@]}" --quiet --features shoal-sim/sim --test seeds)
 rung "build of the simulation" cargo test "${simulation[@]}" --no-run
 export SHOAL=$PWD/target/debug/shoal SHOAL_OPERATOR=$PWD/target/debug/shoal-operator
-suite "unit, property and repository tests" --lib --bins --test tidy --test chart
+# Most of them wait for timers: two at once leave the processors idle.
+suite "unit, property and repository tests" \
+  --lib --bins --test tidy --test chart -- --test-threads=4
 suite "machines together, simulated" --test machines
 rung "every decoder under damaged bytes" \
   cargo test --workspace --quiet "${features[@]}" --test decoders
