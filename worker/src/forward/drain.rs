@@ -1,7 +1,8 @@
 //! How the data port leaves without losing a call.
 //!
-//! Every connection is told to end (GOAWAY, then what it still sends is answered), each
-//! later one a second after it opened. The port is gone once nothing came for a while.
+//! Outside of pods the port ends first. Then every connection is told to end (GOAWAY, then what it
+//! still sends is answered), each later one a second after it opened. The port is gone once
+//! nothing came for a while.
 
 use std::{
     sync::{
@@ -24,12 +25,18 @@ const LATE_CONNECTION: Duration = Duration::from_secs(1);
 const QUIET: Duration = Duration::from_secs(2);
 /// Longest leave, whatever the budget.
 const LONGEST: Duration = Duration::from_secs(30);
+/// A handshake that has begun when the port ends is over by then, also between zones.
+pub(super) const HANDSHAKES: Duration = Duration::from_millis(50);
+/// The port has ended by then, so that who is told to go and tries it again is refused at once.
+const PORT_ENDS: Duration = HANDSHAKES.saturating_mul(2);
 /// Between two looks at what came.
 const LOOK: Duration = Duration::from_millis(50);
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Phase {
     Serving,
+    /// Outside of pods the port ends; nobody is told to go.
+    Closing,
     Leaving(Instant),
     Left,
 }
@@ -92,15 +99,11 @@ impl Leave {
     /// Leaves, after the last shard: returns once nothing came for 2 s, at most after
     /// `budget` or 30 s. The port ends by itself then.
     pub async fn leave(&self, budget: Duration) {
+        let end = Instant::now() + budget.min(LONGEST);
+        self.goes_from(Phase::Serving, Phase::Closing);
+        sleep(PORT_ENDS.min(budget)).await;
         let begun = Instant::now();
-        self.phase.send_if_modified(|phase| {
-            let first = *phase == Phase::Serving;
-            if first {
-                *phase = Phase::Leaving(begun);
-            }
-            first
-        });
-        let end = begun + budget.min(LONGEST);
+        self.goes_from(Phase::Closing, Phase::Leaving(begun));
         let (mut came, mut quiet_since) = (self.came(), begun);
         loop {
             let now = Instant::now();
@@ -115,11 +118,21 @@ impl Leave {
         self.phase.send_replace(Phase::Left);
     }
 
+    fn goes_from(&self, from: Phase, to: Phase) {
+        self.phase.send_if_modified(|phase| {
+            let is_there = *phase == from;
+            if is_there {
+                *phase = to;
+            }
+            is_there
+        });
+    }
+
     pub(super) fn activity(&self) -> &Activity {
         &self.activity
     }
 
-    pub(super) async fn begun(&self) {
+    pub(super) async fn closing(&self) {
         self.reached(|phase| *phase != Phase::Serving).await;
     }
 
@@ -129,11 +142,11 @@ impl Leave {
 
     /// When a connection that opened at `opened` shall end.
     pub(super) async fn end_of_connection(&self, opened: Instant) {
-        self.begun().await;
+        self.reached(|phase| matches!(phase, Phase::Leaving(_) | Phase::Left)).await;
         let phase = *self.phase.borrow();
         match phase {
             Phase::Leaving(begun) if opened >= begun => sleep_until(opened + LATE_CONNECTION).await,
-            Phase::Serving | Phase::Leaving(_) | Phase::Left => {}
+            Phase::Serving | Phase::Closing | Phase::Leaving(_) | Phase::Left => {}
         }
     }
 

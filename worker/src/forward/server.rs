@@ -18,7 +18,7 @@ use tracing::{debug, warn};
 
 use super::{
     Node,
-    drain::Leave,
+    drain::{HANDSHAKES as TCP_HANDSHAKES, Leave},
     grpc::{self, Body},
     ingress::Ingress,
     owing::Owing,
@@ -128,7 +128,7 @@ impl DataPort {
 async fn accept(shared: Arc<Shared>, listener: TcpListener) {
     let mut connections = tokio::task::JoinSet::new();
     let closing = async {
-        if shared.in_pod { std::future::pending().await } else { shared.leave.begun().await }
+        if shared.in_pod { std::future::pending().await } else { shared.leave.closing().await }
     };
     let mut closing = std::pin::pin!(closing);
     loop {
@@ -152,10 +152,12 @@ async fn accept(shared: Arc<Shared>, listener: TcpListener) {
             Some(_) = connections.join_next() => {}
         }
     }
-    for (socket, from) in net::close(listener) {
-        let Ok(room) = shared.room.clone().try_acquire_owned() else { break };
-        connections.spawn(connection(shared.clone(), socket, from, room));
-    }
+    net::close(listener, TCP_HANDSHAKES, |socket, from| {
+        if let Ok(room) = shared.room.clone().try_acquire_owned() {
+            connections.spawn(connection(shared.clone(), socket, from, room));
+        }
+    })
+    .await;
     while connections.join_next().await.is_some() {}
 }
 

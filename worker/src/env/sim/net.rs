@@ -6,6 +6,7 @@ use std::{
     net::SocketAddr,
     pin::Pin,
     task::{Context, Poll, Waker},
+    time::Duration,
 };
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -46,14 +47,18 @@ pub async fn accept(listener: &TcpListener) -> io::Result<(TcpStream, SocketAddr
 }
 
 /// Stops listening. Connections that wait are handed out first.
-pub fn close(listener: TcpListener) -> Vec<(TcpStream, SocketAddr)> {
-    let mut world = world();
-    let waiting = world.wires.unlisten(listener.0);
-    let found = waiting.into_iter();
-    let found = found.filter_map(|id| Some((TcpStream(id), world.wires.addresses(id)?.1)));
-    let found = found.collect();
-    drop(world);
-    found
+pub async fn close(
+    listener: TcpListener,
+    _handshakes: Duration,
+    mut take: impl FnMut(TcpStream, SocketAddr),
+) {
+    let waiting: Vec<_> = {
+        let mut world = world();
+        let waiting = world.wires.unlisten(listener.0);
+        let found = waiting.into_iter();
+        found.filter_map(|id| Some((TcpStream(id), world.wires.addresses(id)?.1))).collect()
+    };
+    waiting.into_iter().for_each(|(stream, from)| take(stream, from));
 }
 
 pub async fn connect(to: &str) -> io::Result<TcpStream> {
