@@ -26,40 +26,46 @@ suite() {
 }
 
 # What does not depend on time, with what others leave of the processors; it ends in `settle`.
-beside=() beside_names=()
+declare -A beside=()
 beside() {
   local name=$1
   shift
   # A process group of its own, to end all of it where a rung fails.
   set -m
-  nice -n 19 "$@" >"target/beside-${#beside[@]}.log" 2>&1 &
+  nice -n 19 "$@" >"target/beside-${name// /-}.log" 2>&1 &
   set +m
-  beside+=("$!") beside_names+=("$name")
+  beside[$name]=$!
 }
 end_beside() {
   local pid
   for pid in "${beside[@]}"; do kill -- "-$pid" 2>/dev/null || true; done
 }
 settle() {
-  local at code
-  for at in "${!beside[@]}"; do
-    code=0
-    echo "== ${beside_names[at]}: waits for its end, ${SECONDS} s after the beginning of all"
-    wait "${beside[at]}" || code=$?
-    cat "target/beside-$at.log"
-    if [ "$code" != 0 ]; then
-      echo "failed: ${beside_names[at]} (exit code $code)"
-      exit 1
-    fi
-  done
-  beside=()
-  echo "== all: ${SECONDS} s"
+  local name=$1 code=0
+  echo "== $name: waits for its end, ${SECONDS} s after the beginning of all"
+  wait "${beside[$name]}" || code=$?
+  unset "beside[$name]"
+  cat "target/beside-${name// /-}.log"
+  if [ "$code" != 0 ]; then
+    echo "failed: $name (exit code $code)"
+    exit 1
+  fi
+  echo "== $name: ended, ${SECONDS} s after the beginning of all"
 }
 trap end_beside EXIT
 
 rung "build" cargo build "${all[@]}" --quiet "${features[@]}" --all-targets
 simulation=("${all[@]}" --quiet --features shoal-sim/sim --test seeds)
 rung "build of the simulation" cargo test "${simulation[@]}" --no-run
+[ "$(id -u)" != 0 ] || tests/setup.sh faults
+tests/setup.sh clients
+# A cluster of our own needs root; one of the user must be named.
+on_kubernetes=
+if [ "$(id -u)" = 0 ] || [ -n "${SHOAL_TEST_KUBECONFIG:-}" ]; then
+  on_kubernetes=1
+  tests/setup.sh kube
+  beside "build of Kubernetes" tests/kube/build.sh
+fi
 export SHOAL=$PWD/target/debug/shoal SHOAL_OPERATOR=$PWD/target/debug/shoal-operator
 # Most of them wait for timers: two at once leave the processors idle.
 suite "unit, property and repository tests" \
@@ -72,11 +78,9 @@ rung "figures of scale at their smallest" target/debug/shoal-figures \
   --small --shoal "$SHOAL" --out target/bench-small \
   scale-planner scale-registry scale-fencing scale-sessions scale-restart
 if [ "$(id -u)" = 0 ]; then
-  tests/setup.sh faults
   rung "build of the next version" tests/faults/next.sh
   suite "faults on processes in network namespaces" --test faults -- --test-threads=1
 fi
-tests/setup.sh clients
 rung "build of the stock clients" tests/clients/build.sh
 suite "stock clients under planned changes" --test clients -- --nocapture
 if target/debug/shoal dev --help >/dev/null 2>&1; then
@@ -97,10 +101,8 @@ beside "model of sessions and moves, exhaustively" \
 beside "whole clusters, simulated" cargo test "${simulation[@]}"
 left_out="more seeds, longer loops and soaks (make sim, make soak)"
 [ "$(id -u)" = 0 ] || left_out+="; faults on processes (needs root)"
-# A cluster of our own needs root; one of the user must be named.
-if [ "$(id -u)" = 0 ] || [ -n "${SHOAL_TEST_KUBECONFIG:-}" ]; then
-  tests/setup.sh kube
-  rung "build of Kubernetes" tests/kube/build.sh
+if [ -n "$on_kubernetes" ]; then
+  settle "build of Kubernetes"
   suite "a real Kubernetes" --test kube
   suite "a real API server: what is declared" --test declared
   if [ "$(id -u)" = 0 ]; then
@@ -112,5 +114,7 @@ if [ "$(id -u)" = 0 ] || [ -n "${SHOAL_TEST_KUBECONFIG:-}" ]; then
 else
   left_out+="; Kubernetes (needs root, or SHOAL_TEST_KUBECONFIG)"
 fi
-settle
+settle "model of sessions and moves, exhaustively"
+settle "whole clusters, simulated"
+echo "== all: ${SECONDS} s"
 echo "left out: $left_out"

@@ -142,6 +142,16 @@ fn slow_leaver() -> Cluster {
     cluster
 }
 
+/// Node-b goes in good time, and no call notices.
+#[track_caller]
+fn hands_over(cluster: &mut Cluster, load: Load) {
+    cluster.ask(0, &["configure", "max_moves=64"]).succeeded();
+    let leaver = &mut cluster.nodes[1];
+    assert_eq!(leaver.ended(), 0);
+    assert!(leaver.log().contains("handed over and closed"), "{}", leaver.log());
+    load.end().flawless();
+}
+
 #[test]
 fn a_node_that_was_told_to_stop_goes_whoever_wants_it_to_stay() {
     let mut cluster = slow_leaver();
@@ -151,14 +161,7 @@ fn a_node_that_was_told_to_stop_goes_whoever_wants_it_to_stay() {
         .until("node-b leaves", |status| status.node("node-b").is_some_and(|b| b.drain == "own"));
     let line = cluster.ask(0, &["drain", "node-b", "--cancel"]).failed(1);
     assert!(line.contains("only it can take this drain back"), "{line}");
-    cluster.ask(0, &["configure", "max_moves=64"]).succeeded();
-    assert_eq!(cluster.nodes[1].ended(), 0);
-    assert!(
-        cluster.nodes[1].log().contains("handed over and closed"),
-        "{}",
-        cluster.nodes[1].log()
-    );
-    load.end().flawless();
+    hands_over(&mut cluster, load);
 }
 
 #[test]
@@ -175,14 +178,7 @@ fn a_node_told_to_stop_in_a_removal_that_is_called_off_hands_over_all_the_same()
     cluster.until("node-b asks again", |status| {
         status.node("node-b").is_some_and(|b| b.drain == "own")
     });
-    cluster.ask(0, &["configure", "max_moves=64"]).succeeded();
-    assert_eq!(cluster.nodes[1].ended(), 0);
-    assert!(
-        cluster.nodes[1].log().contains("handed over and closed"),
-        "{}",
-        cluster.nodes[1].log()
-    );
-    load.end().flawless();
+    hands_over(&mut cluster, load);
 }
 
 /// Closes a node as whoever has seen it empty does.
