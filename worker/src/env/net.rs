@@ -55,7 +55,9 @@ pub async fn close(
             biased;
             accepted = accept(&listener) => match accepted {
                 Ok((stream, from)) => take(stream, from),
-                Err(_) => return,
+                Err(_) if ended.is_elapsed() => return,
+                // One was reset meanwhile, or no descriptor is free: others may come yet.
+                Err(_) => tokio::task::yield_now().await,
             },
             // Polled after the queue was found empty, into which nothing comes any more.
             () = &mut ended => return,
