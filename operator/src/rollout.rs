@@ -222,6 +222,12 @@ pub struct Member {
 }
 
 impl Member {
+    /// Whoever asked for its drain, and not the node itself, may still take it back.
+    pub fn is_revocable(&self) -> bool {
+        let lives = matches!(self.life, Life::Up | Life::Fenced | Life::Joining);
+        lives && !self.marked && matches!(self.drain, Drain::Restart | Drain::Removal)
+    }
+
     fn is_empty(&self) -> bool {
         self.owned == 0 && self.receiving == 0
     }

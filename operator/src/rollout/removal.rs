@@ -10,10 +10,7 @@ use super::{
 /// Members wanted again, and restarts that nobody asks for any more.
 pub(super) fn cancel(scene: &Scene<'_>) -> Option<Decision> {
     let members = scene.members()?;
-    let revocable = |node: &&Member| {
-        let lives = matches!(node.life, Life::Up | Life::Fenced | Life::Joining);
-        lives && !node.marked && scene.is_wanted(&node.name)
-    };
+    let revocable = |node: &&Member| node.is_revocable() && scene.is_wanted(&node.name);
     let node = members.nodes.iter().filter(revocable).find(|node| match node.drain {
         Drain::None | Drain::Own => false,
         Drain::Removal => is_newest(scene, node),

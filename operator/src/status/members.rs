@@ -88,7 +88,5 @@ fn drain(scene: &Scene<'_>, node: &rollout::Member, before: Option<&Member>) -> 
     }
     let same = before.filter(|row| row.node_id.as_deref() == Some(&format!("n{}", node.id)));
     let since = same.and_then(|row| Some(row.drain.as_ref()?.since.clone()));
-    let lives = matches!(node.life, Life::Up | Life::Fenced | Life::Joining);
-    let revocable = lives && !node.marked && node.drain != rollout::Drain::Own;
-    Some(Drain { since: since.unwrap_or(Time(scene.now)), revocable })
+    Some(Drain { since: since.unwrap_or(Time(scene.now)), revocable: node.is_revocable() })
 }

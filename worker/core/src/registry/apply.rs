@@ -83,10 +83,14 @@ impl Step<'_> {
             Command::ReportDeath { node, incarnation } => self.fence(*node, *incarnation, None),
             Command::CloseInPlace { node, incarnation } => self.close_in_place(*node, *incarnation),
             Command::Close { node, incarnation } => self.close(*node, *incarnation),
-            Command::DrainRestart { node, incarnation } => self.drain_restart(*node, *incarnation),
+            Command::DrainRestart { node, incarnation } => {
+                self.drain_restart(*node, *incarnation, Drain::Restart)
+            }
             Command::DrainRemoval { node } => self.drain_removal(*node),
             Command::CancelDrain { node } => self.cancel_drain(*node),
-            Command::Leave { node, incarnation } => self.leave(*node, *incarnation),
+            Command::Leave { node, incarnation } => {
+                self.drain_restart(*node, *incarnation, Drain::Own)
+            }
             Command::Stay { node, incarnation } => self.stay(*node, *incarnation),
             Command::StopAll => self.stop_all(),
             Command::Mark { node } => self.mark(*node),

@@ -414,8 +414,8 @@ impl Holder {
             Drain::Own(of) if well && of == self.incarnation => Action::Stay,
             Drain::None | Drain::Own(_) | Drain::Restart(_) | Drain::Removal => return,
         };
-        let answers = self.asked.is_some_and(|last| now.at_least_since(last) < lease);
-        if self.state == State::Registered && !self.leaves && !answers {
+        let under_way = self.asked.is_some_and(|last| now.at_least_since(last) < lease);
+        if self.state == State::Registered && !self.leaves && !under_way {
             self.asked = Some(now);
             actions.push(action);
         }

@@ -98,36 +98,27 @@ pub fn read(command: proto::Command) -> Result<Command, Error> {
         Body::Renew(renew) => Command::Renew { sessions: read_each(renew.sessions, session)? },
         Body::Fence(fence) => read_fence(fence)?,
         Body::ReportDeath(of) => {
-            let (node, incarnation) = session(of)?;
-            Command::ReportDeath { node, incarnation }
+            of_session(of, |node, incarnation| Command::ReportDeath { node, incarnation })?
         }
         Body::CloseInPlace(of) => {
-            let (node, incarnation) = session(of)?;
-            Command::CloseInPlace { node, incarnation }
+            of_session(of, |node, incarnation| Command::CloseInPlace { node, incarnation })?
         }
         Body::Close(of) => {
-            let (node, incarnation) = session(of)?;
-            Command::Close { node, incarnation }
+            of_session(of, |node, incarnation| Command::Close { node, incarnation })?
         }
         Body::DrainRestart(of) => {
-            let (node, incarnation) = session(of)?;
-            Command::DrainRestart { node, incarnation }
+            of_session(of, |node, incarnation| Command::DrainRestart { node, incarnation })?
         }
         Body::DrainRemoval(node) => Command::DrainRemoval { node: read_node_ref(node)? },
         Body::CancelDrain(node) => Command::CancelDrain { node: read_node_ref(node)? },
         Body::Leave(of) => {
-            let (node, incarnation) = session(of)?;
-            Command::Leave { node, incarnation }
+            of_session(of, |node, incarnation| Command::Leave { node, incarnation })?
         }
-        Body::Stay(of) => {
-            let (node, incarnation) = session(of)?;
-            Command::Stay { node, incarnation }
-        }
+        Body::Stay(of) => of_session(of, |node, incarnation| Command::Stay { node, incarnation })?,
         Body::StopAll(proto::Nothing {}) => Command::StopAll,
         Body::Mark(node) => Command::Mark { node: read_node_ref(node)? },
         Body::Remove(of) => {
-            let (node, incarnation) = session(of)?;
-            Command::Remove { node, incarnation }
+            of_session(of, |node, incarnation| Command::Remove { node, incarnation })?
         }
         Body::Assign(targets) => Command::Assign { items: read_each(targets.items, read_assign)? },
         Body::BeginMove(targets) => {
@@ -154,6 +145,14 @@ pub fn read(command: proto::Command) -> Result<Command, Error> {
 
 fn read_each<T, R>(items: Vec<T>, read: fn(T) -> Result<R, Error>) -> Result<Vec<R>, Error> {
     items.into_iter().map(read).collect()
+}
+
+fn of_session(
+    of: proto::Session,
+    command: fn(NodeId, Incarnation) -> Command,
+) -> Result<Command, Error> {
+    let (node, incarnation) = session(of)?;
+    Ok(command(node, incarnation))
 }
 
 fn session(session: proto::Session) -> Result<(NodeId, Incarnation), Error> {

@@ -188,28 +188,19 @@ impl Step<'_> {
         Ok(Event::Done)
     }
 
+    /// Whoever else asked for a restart may change his mind; the process that ends does not.
     pub(super) fn drain_restart(
         &mut self,
         id: NodeId,
         incarnation: Incarnation,
+        asked: fn(Incarnation) -> Drain,
     ) -> Result<Event, Refused> {
         let node = self.session(id, incarnation)?;
         match node.drain {
             Drain::Removal => return Err(Refused::DrainingForRemoval(id)),
             // It goes already, and for a reason of its own.
             Drain::Own(_) => {}
-            Drain::None | Drain::Restart(_) => self.drain(id, Drain::Restart(incarnation)),
-        }
-        Ok(Event::Done)
-    }
-
-    /// Whoever else asked for a restart may change his mind; the process that ends does not.
-    pub(super) fn leave(&mut self, id: NodeId, incarnation: Incarnation) -> Result<Event, Refused> {
-        let node = self.session(id, incarnation)?;
-        match node.drain {
-            Drain::Removal => return Err(Refused::DrainingForRemoval(id)),
-            Drain::Own(_) => {}
-            Drain::None | Drain::Restart(_) => self.drain(id, Drain::Own(incarnation)),
+            Drain::None | Drain::Restart(_) => self.drain(id, asked(incarnation)),
         }
         Ok(Event::Done)
     }

@@ -49,9 +49,9 @@ impl Author<'_> {
             19 | 20 => Command::BeginMove {
                 items: self.shards(b).map(|(shard, epoch)| self.begin(shard, epoch)).collect(),
             },
-            24 => Command::Leave { node, incarnation },
-            25 => Command::Stay { node, incarnation },
             21 | 22 => Command::CommitMove { items: self.moves() },
+            23 => Command::Leave { node, incarnation },
+            24 => Command::Stay { node, incarnation },
             _ => Command::AbortMove { items: self.moves() },
         }
     }
