@@ -170,9 +170,9 @@ fn a_node_told_to_stop_in_a_removal_that_is_called_off_hands_over_all_the_same()
     let load = Load::start(&[cluster.nodes[0].address()]);
     drain(&cluster, 0, &["node-b", "--remove", "--no-wait"]);
     cluster.nodes[1].terminate();
-    wait::until("node-b is told that its removal goes first", || {
+    wait::until("node-b is told to stop", || {
         let log = cluster.nodes[1].log();
-        if log.contains("already draining for removal") { Ok(()) } else { Err(log) }
+        if log.contains("told to stop") { Ok(()) } else { Err(log) }
     });
     drain(&cluster, 0, &["node-b", "--cancel"]);
     cluster.until("node-b asks again", |status| {

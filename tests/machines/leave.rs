@@ -3,13 +3,17 @@
 use std::time::Duration;
 
 use shoal_core::{
-    id::{Incarnation, NodeId, Timestamp},
-    registry::{Command, Drain, Life},
-    session::holder::{Answer, Event, Refusal},
+    handoff::Process,
+    id::{Incarnation, NodeId},
+    registry::Command,
+    session::{
+        holder::{Answer, Event, Refusal},
+        leave::{Leaver, Standing, Step},
+    },
 };
 
 use crate::{
-    clock::{MS, True},
+    clock::MS,
     requests::{AskBody, For},
     world::{Place, World},
 };
@@ -18,21 +22,11 @@ use crate::{
 const BUDGET: Duration = Duration::from_secs(20);
 /// Kept back of it for closing in place.
 const RESERVE: Duration = Duration::from_secs(4);
-const ASK_EVERY: True = 150 * MS;
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Phase {
-    Asking,
-    Draining,
-    Closing,
-    GaveUp,
-}
 
 #[derive(Clone, Copy, Debug)]
 pub struct Leaving {
-    phase: Phase,
-    by: Timestamp,
-    next: True,
+    leaver: Leaver,
+    gave_up: bool,
 }
 
 impl World {
@@ -44,7 +38,8 @@ impl World {
         self.note(format_args!("{place} is told to stop"));
         let now = self.clock(place);
         let by = now.plus(BUDGET.saturating_sub(RESERVE));
-        self.live_mut(place).leaving = Some(Leaving { phase: Phase::Asking, by, next: 0 });
+        let leaving = Leaving { leaver: Leaver::new(by), gave_up: false };
+        self.live_mut(place).leaving = Some(leaving);
         self.tell_holder(place, Event::Leaving);
         self.leave_by(place, now.plus(BUDGET));
         if self.live(place).holder.is_none() {
@@ -65,51 +60,25 @@ impl World {
     }
 
     pub fn poll_leave(&mut self, place: Place) {
-        let Some(leaving) = self.live(place).leaving else { return };
-        let now = self.clock(place);
-        let Some(me) = self.live(place).node() else {
-            if leaving.phase != Phase::GaveUp {
-                self.give_up(place);
-            }
+        let Some(mut leaving) = self.live(place).leaving.filter(|leaving| !leaving.gave_up) else {
             return;
         };
-        let table = &self.live(place).table;
-        let mine = table
-            .node(me.node)
-            .filter(|row| row.life == Life::Up && row.incarnation == me.incarnation);
-        let held = table.held(me.node);
-        let others = table.nodes().any(|(id, _)| id != me.node && table.is_target(id));
-        let drains = mine.is_some_and(|row| row.drain != Drain::None);
-        let empty = held.owned == 0 && held.receiving == 0;
-        if leaving.phase == Phase::GaveUp {
-            return;
-        }
-        if mine.is_none() && leaving.phase != Phase::Closing
-            || now.maybe_past(leaving.by)
-            || drains && !empty && !others
-        {
-            return self.give_up(place);
-        }
-        if self.now < leaving.next {
-            return;
-        }
-        let next = Leaving { next: self.now + ASK_EVERY, ..leaving };
-        let (phase, command) = match (drains, empty) {
-            (false, _) => {
-                let drain = Command::Leave { node: me.node, incarnation: me.incarnation };
-                (Phase::Asking, Some(drain))
-            }
-            (true, false) => (Phase::Draining, None),
-            (true, true) => {
-                let close = Command::Close { node: me.node, incarnation: me.incarnation };
-                (Phase::Closing, Some(close))
-            }
-        };
-        self.live_mut(place).leaving = Some(Leaving { phase, ..next });
-        if phase == Phase::Closing && leaving.phase != Phase::Closing {
+        let Some(me) = self.live(place).node() else { return self.give_up(place) };
+        let Process { node, incarnation, .. } = me;
+        let standing = Standing::of(&self.live(place).table, node, incarnation);
+        let closed_before = leaving.leaver.is_closing();
+        let step = leaving.leaver.on(standing, self.clock(place));
+        self.live_mut(place).leaving = Some(leaving);
+        if step == Step::Close && !closed_before {
             self.tell_holder(place, Event::ToldToStop);
         }
-        if let (Some(command), true) = (command, self.nodes[place].live.is_some()) {
+        let command = match step {
+            Step::Wait | Step::Closed => return,
+            Step::Drain => Command::Leave { node, incarnation },
+            Step::Close => Command::Close { node, incarnation },
+            Step::GiveUp => return self.give_up(place),
+        };
+        if self.nodes[place].live.is_some() {
             self.ask_member(place, command);
         }
     }
@@ -120,8 +89,7 @@ impl World {
             Answer::Refused(refusal) => refusal == Refusal::Closed,
             Answer::NotLeader { .. } | Answer::Failed => false,
         };
-        let closing = |leaving: Leaving| leaving.phase == Phase::Closing;
-        if closed && self.live(place).leaving.is_some_and(closing) {
+        if closed && self.live(place).leaving.is_some_and(|leaving| leaving.leaver.is_closing()) {
             self.saw("left empty");
         }
     }
@@ -129,7 +97,7 @@ impl World {
     fn give_up(&mut self, place: Place) {
         self.saw("closed in place");
         if let Some(leaving) = &mut self.live_mut(place).leaving {
-            leaving.phase = Phase::GaveUp;
+            leaving.gave_up = true;
         }
         self.tell_holder(place, Event::ToldToStop);
         if self.nodes[place].live.is_some() {

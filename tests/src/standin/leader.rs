@@ -10,6 +10,7 @@ use shoal_core::{
         Addresses, Assign, BeginMove, Command, Drain, Event, FEATURE_LEVEL, Holding, Life, MoveRef,
         NodeInfo, Register,
     },
+    session::leave::Standing,
 };
 use tokio::time::Instant;
 
@@ -382,18 +383,19 @@ impl World {
             return false;
         }
         let incarnation = process.incarnation;
-        if self.registry.node(node).is_some_and(|row| row.drain == Drain::None) {
+        // The drain shows at once, and in the next look the close may follow.
+        if Standing::of(&self.registry, node, incarnation) == Standing::Undrained {
             let _ = self.apply(&Command::Leave { node, incarnation });
         }
-        if self.apply(&Command::Close { node, incarnation }).is_ok() {
-            return false;
+        match Standing::of(&self.registry, node, incarnation) {
+            Standing::Nothing => false,
+            Standing::Undrained | Standing::Holds => true,
+            Standing::Empty => self.apply(&Command::Close { node, incarnation }).is_err(),
+            Standing::NoTarget => {
+                let _ = self.apply(&Command::CloseInPlace { node, incarnation });
+                false
+            }
         }
-        let taker = self.registry.nodes().any(|(id, _)| self.registry.is_target(id));
-        if taker {
-            return true;
-        }
-        let _ = self.apply(&Command::CloseInPlace { node, incarnation });
-        false
     }
 }
 

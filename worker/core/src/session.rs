@@ -14,6 +14,7 @@ pub mod fencing;
 pub mod freshness;
 pub mod holder;
 pub mod lease;
+pub mod leave;
 pub mod register;
 pub mod repeats;
 

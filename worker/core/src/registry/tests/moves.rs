@@ -1,6 +1,7 @@
 //! Assignments, moves and drains.
 
 use super::*;
+use crate::session::leave::Standing;
 
 #[test]
 fn a_committed_move_takes_the_shard_under_the_next_epoch_and_names_itself() {
@@ -158,6 +159,36 @@ fn only_the_node_takes_back_what_it_asked_for_itself() {
     bed.ok(leave);
     bed.register_anew(node);
     assert_eq!(bed.node(node).drain, Drain::None, "it came back");
+}
+
+#[test]
+fn what_a_leaver_sees_of_itself() {
+    let (mut bed, ids) = Bed::serving(2);
+    let (node, other, incarnation) = (ids[0], ids[1], bed.incarnation(ids[0]));
+    let of = |bed: &Bed, incarnation| Standing::of(&bed.registry, node, incarnation);
+    assert_eq!(of(&bed, incarnation), Standing::Undrained);
+    assert_eq!(of(&bed, Incarnation::default()), Standing::Nothing, "another process");
+    bed.drain_restart(node);
+    assert_eq!(of(&bed, incarnation), Standing::Undrained, "others may take it back");
+    bed.ok(Command::DrainRemoval { node });
+    assert_eq!(of(&bed, incarnation), Standing::Holds);
+    bed.ok(Command::CancelDrain { node });
+    bed.ok(Command::Leave { node, incarnation });
+    assert_eq!(of(&bed, incarnation), Standing::Holds);
+    bed.drain_restart(other);
+    assert_eq!(of(&bed, incarnation), Standing::NoTarget);
+    bed.ok(Command::CancelDrain { node: other });
+    for shard in (0..SHARDS).step_by(2) {
+        assert_eq!(of(&bed, incarnation), Standing::Holds, "{shard} of {SHARDS}");
+        let item = bed.begin(ShardId(shard), other);
+        assert_eq!(bed.commit(item), None);
+    }
+    assert_eq!(of(&bed, incarnation), Standing::Empty);
+    bed.ok(Command::Stay { node, incarnation });
+    assert_eq!(of(&bed, incarnation), Standing::Undrained, "it may be given some again");
+    bed.ok(Command::Leave { node, incarnation });
+    bed.ok(Command::Close { node, incarnation });
+    assert_eq!(of(&bed, incarnation), Standing::Nothing);
 }
 
 #[test]
