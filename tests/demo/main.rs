@@ -14,6 +14,7 @@ mod verdict;
 use std::process::ExitCode;
 
 use anyhow::ensure;
+use clap::Parser;
 use shoal_tests::{
     deploy::{Images, Operator},
     kube::{Cluster, Tier},
@@ -26,8 +27,16 @@ const SYSTEM: &str = "shoal-system";
 /// Namespaces of the demo begin with it.
 const PREFIX: &str = "shoal-demo";
 
+#[derive(Parser)]
+#[command(about = "Shoal on Kubernetes: planned changes under stock clients, and a verdict")]
+struct Arguments {
+    /// How often the cluster is scaled from 3 nodes to 5, to 2 and back
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1_000))]
+    rounds: u32,
+}
+
 fn main() -> ExitCode {
-    match run() {
+    match run(&Arguments::parse()) {
         Ok(verdict) if verdict.passed() => ExitCode::SUCCESS,
         Ok(_) => ExitCode::FAILURE,
         Err(error) => {
@@ -37,7 +46,7 @@ fn main() -> ExitCode {
     }
 }
 
-fn run() -> anyhow::Result<Verdict> {
+fn run(arguments: &Arguments) -> anyhow::Result<Verdict> {
     let teller = Teller::new();
     let cluster = Cluster::alone(Tier::Node)?;
     // All threads and programs that follow are in its network too.
@@ -50,7 +59,7 @@ fn run() -> anyhow::Result<Verdict> {
     teller.say(format!("operator installed by helm in namespace {SYSTEM}"));
     let told = {
         let namespace = cluster.namespace(PREFIX)?;
-        let told = Story::new(&cluster, &namespace, &images, &teller)?.tell();
+        let told = Story::new(&cluster, &namespace, &images, &teller)?.tell(arguments.rounds);
         if told.is_err() {
             namespace.keep();
             eprintln!("kept until the next run: namespaces {namespace} and {SYSTEM}");

@@ -11,7 +11,7 @@ use serde_json::json;
 use shoal_tests::{
     deploy::{Images, Outage, Site, digest_of, is_ready, name, restarts, uid},
     image::Built,
-    kube::{Cluster, Namespace, within},
+    kube::{Cluster, Namespace, Victim, within},
     stock::Stock,
 };
 
@@ -51,11 +51,12 @@ impl<'a> Story<'a> {
         Ok(Self { site, images, teller, broken: Vec::new() })
     }
 
-    pub fn tell(mut self) -> anyhow::Result<Verdict> {
+    /// Changes the size `rounds` times to and fro, everything else once.
+    pub fn tell(mut self, rounds: u32) -> anyhow::Result<Verdict> {
         self.create()?;
         let mut clients = self.clients()?;
         thread::sleep(STEADY);
-        for replicas in [5, 2, 3] {
+        for replicas in (0..rounds).flat_map(|_| [5, 2, 3]) {
             self.scale(replicas)?;
         }
         self.roll()?;
@@ -164,11 +165,15 @@ impl<'a> Story<'a> {
         }
         let pod = self.some_pod()?;
         let began = Instant::now();
-        let outage = Outage::of(&self.site, name(&pod), OUTAGE_KEYS)?;
+        let outage = Outage::of(&self.site, name(&pod), Victim::Child, OUTAGE_KEYS)?;
         self.teller.say(format!("the process of {} is killed with SIGKILL", name(&pod)));
         self.teller.say(format!("all its keys are answered again after {:.1?}", outage.last));
-        self.back(&pod, |new| restarts(new) > restarts(&pod))?;
-        self.teller.say(format!("{} is back after {:.1?}", name(&pod), began.elapsed()));
+        self.back(&pod, |new| restarts(new) == restarts(&pod))?;
+        self.teller.say(format!(
+            "{} is back in its container after {:.1?}",
+            name(&pod),
+            began.elapsed()
+        ));
         Ok(Some(outage))
     }
 

@@ -4,7 +4,7 @@ use anyhow::ensure;
 use serde_json::{Value, json};
 use shoal_tests::{
     deploy::{Site, name, restarts, uid},
-    kube::{Tier, within},
+    kube::{Tier, Victim, within},
 };
 
 use crate::{
@@ -70,7 +70,7 @@ fn a_removed_node_that_is_killed_again_and_again_stays_out() {
     // It stays an entry for calls, and kills of an entry are no planned change.
     calls.end();
     for kill in 1..=KILLS {
-        site.kill(LEAVER).unwrap();
+        site.kill(LEAVER, Victim::Container).unwrap();
         stays_out(&site, kill);
     }
     site.patch(&json!({"spec": {"state": "Running"}})).unwrap();

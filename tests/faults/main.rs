@@ -4,6 +4,7 @@
 // Everything here is a test, outside of the product.
 #![allow(clippy::unwrap_used, clippy::disallowed_methods)]
 
+mod container;
 mod disk;
 mod soak;
 mod volume;

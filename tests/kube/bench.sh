@@ -16,4 +16,9 @@ export SHOAL_IMAGES=release E2E_FLAPS=${E2E_FLAPS:-10} E2E_KILLS=${E2E_KILLS:-20
   echo "$(nproc) cores of $(sed -n 's/^model name.*: //p' /proc/cpuinfo | head -n 1), Linux $(uname -r)"
   echo "$(date -u +%F), commit $(git rev-parse --short=12 HEAD); E2E_FLAPS=$E2E_FLAPS E2E_KILLS=$E2E_KILLS E2E_RATE=$E2E_RATE"
   cargo test --quiet --package shoal-tests --features shoal-worker/mutants --test e2e -- --nocapture --test-threads=1 "$@"
+  # The whole story, with enough of it for 100,000 calls.
+  if [ $# = 0 ]; then
+    cargo build --quiet --release --bin shoal-kube-demo
+    target/release/shoal-kube-demo --rounds "${DEMO_ROUNDS:-8}"
+  fi
 } 2>&1 | tee target/bench/kubernetes.log

@@ -14,7 +14,7 @@ use std::{
 use shoal_tests::{
     Image, Space, http,
     image::Built,
-    kube::{self, Cluster, Component, Left, Namespace, Node, Tier},
+    kube::{self, Cluster, Component, Left, Namespace, Node, Tier, Victim},
     wait,
 };
 
@@ -107,7 +107,7 @@ fn what_is_killed_comes_back_without_the_pods_noticing() {
     cluster.start(Component::Kubelet(Node::One)).unwrap();
     assert_eq!(pods("jsonpath={.items[*].metadata.uid}").unwrap(), before);
 
-    cluster.kill_container(&namespace, "web-0", "web").unwrap();
+    cluster.kill_in(&namespace, "web-0", "web", Victim::Container).unwrap();
     wait::until("the container is started again", || {
         let counts = "jsonpath={.items[*].status.containerStatuses[*].restartCount}";
         let counts = pods(counts).map_err(|error| error.to_string())?;

@@ -19,8 +19,9 @@ mod process;
 mod sandbox;
 mod volumes;
 
+pub(crate) use self::process::children;
 pub use self::{
-    cluster::{Cluster, Left, all, down, left},
+    cluster::{Cluster, Left, Victim, all, down, left},
     component::{Backoff, Component, Node, Tier},
     namespace::Namespace,
     process::within,

@@ -10,7 +10,7 @@ use std::{
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::{Space, authority::Paths, command, http, wait};
+use crate::{Space, authority::Paths, command, http, kube::children, wait};
 
 /// Sends a signal to a process that this one started and has not reaped.
 pub fn signal(id: u32, signal: Signal) {
@@ -27,6 +27,7 @@ pub struct Node {
     space: PathBuf,
     /// Another program than the one under test of all suites.
     program: Option<PathBuf>,
+    contained: bool,
     starts: u32,
     child: Option<Child>,
 }
@@ -46,6 +47,7 @@ impl Node {
             settings: BTreeMap::new(),
             space: space.path().to_owned(),
             program: None,
+            contained: false,
             starts: 0,
             child: None,
         };
@@ -62,6 +64,12 @@ impl Node {
     /// Runs as this program from its next start on.
     pub fn program(&mut self, path: &Path) -> &mut Self {
         self.program = Some(path.to_owned());
+        self
+    }
+
+    /// Runs with process ids of its own, as in a container. Needs root.
+    pub fn contained(&mut self) -> &mut Self {
+        self.contained = true;
         self
     }
 
@@ -123,7 +131,10 @@ impl Node {
         self.starts += 1;
         let log = File::create(self.log_path()).expect("a log file can be made");
         let program = self.program.as_deref().unwrap_or_else(|| command::shoal());
-        let mut command = Command::new(program);
+        let mut command = Command::new(if self.contained { Path::new("unshare") } else { program });
+        if self.contained {
+            command.args(["--pid", "--fork", "--kill-child"]).arg(program);
+        }
         command.arg("run").env_clear().envs(&self.settings).current_dir(&self.space);
         command.stdin(Stdio::null()).stdout(log.try_clone().expect("a second handle")).stderr(log);
         self.child = Some(command.spawn().expect("shoal starts"));
@@ -175,6 +186,12 @@ impl Node {
 
     pub fn pid(&self) -> u32 {
         self.child.as_ref().expect("the node runs").id()
+    }
+
+    /// Of a contained node: the first process, and what it has started or inherited.
+    pub fn family(&self) -> Option<(i32, Vec<i32>)> {
+        let first = *children(self.pid().cast_signed()).first()?;
+        Some((first, children(first)))
     }
 
     #[track_caller]

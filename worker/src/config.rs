@@ -23,6 +23,8 @@ pub use start::{Discovery, Start};
 const RAFT_PORT_OFFSET: u16 = 1_000;
 pub const ADMIN_PORT_OFFSET: u16 = 2_000;
 pub const HTTP_PORT_OFFSET: u16 = 3_000;
+/// What the first process of a container tells the node's: how often it started it again.
+pub const RESTARTS: &str = "SHOAL_RESTARTS";
 
 /// A setting that cannot be used; `main` prints it and exits 64.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -120,6 +122,9 @@ pub struct RunArgs {
     pub log_level: Option<String>,
     #[command(flatten)]
     pub tls: tls::Args,
+    /// No setting: see [`RESTARTS`]
+    #[arg(long, env = RESTARTS, default_value_t, hide = true)]
+    pub restarts: u32,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -162,6 +167,8 @@ pub struct Config {
     pub log_level: String,
     /// None: disabled.
     pub tls: Option<tls::Settings>,
+    /// How often this container started a node's process again.
+    pub restarts: u32,
 }
 
 impl Config {
@@ -202,6 +209,7 @@ impl Config {
             .all(|address| address.is_loopback());
         Ok(Self {
             tls: tls::settings(&args.tls, loopback)?,
+            restarts: args.restarts,
             bind_host: bind_host(args.bind_address.as_deref(), &node_address, pod.is_some())?,
             raft_dir: args.raft_dir.clone().unwrap_or_else(|| PathBuf::from("data").join(&raft_id)),
             start,

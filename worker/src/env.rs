@@ -3,6 +3,7 @@
 //! The only module that names `tokio::net`, `std::fs`, `std::thread` or a clock, so that a
 //! simulator can stand in for the machine: with the feature `sim`, `sim` does. It decides nothing.
 
+pub mod child;
 #[cfg(not(feature = "sim"))]
 pub mod clock;
 #[cfg(not(feature = "sim"))]

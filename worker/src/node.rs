@@ -265,7 +265,7 @@ impl Running {
         let ports = Ports::bind(&config).await?;
         let table = Table::default();
         let owner = LateOwner::default();
-        let telemetry = Telemetry::default().secured(tls.clone());
+        let telemetry = Telemetry::default().secured(tls.clone()).restarted(config.restarts);
         let metrics = telemetry.forward.clone();
         let node =
             forward::Node::new(Arc::new(owner.clone()), table.clone(), metrics, config.max_payload);

@@ -1,6 +1,8 @@
 //! The command line with any host: a node as a process, with its settings, its log, its runtimes,
 //! the signals that end it and its exit code, or one of the other commands. `shoal` is this with the
-//! built-in host.
+//! built-in host. The first process of a container looks after that process instead of being it.
+
+mod supervisor;
 
 use std::{
     io::{self, IsTerminal as _},
@@ -17,7 +19,7 @@ use tracing_subscriber::{
 use crate::{
     VERSION, cli,
     config::{Config, LogFormat, RunArgs},
-    env::disk,
+    env::{child, disk},
     host::Host,
     node::{self, Work},
 };
@@ -78,6 +80,9 @@ fn run(args: &RunArgs, host: Host) -> io::Result<ExitCode> {
         }
     };
     log(&config);
+    if child::is_first() {
+        return supervisor::run();
+    }
     let control = Builder::new_multi_thread()
         .worker_threads(CONTROL_THREADS)
         .thread_name("control")

@@ -79,6 +79,12 @@ impl Telemetry {
         telemetry
     }
 
+    /// The first process of the container has started a node's process so often again.
+    pub fn restarted(self, times: u32) -> Self {
+        self.process.restarts.inc_by(times.into());
+        self
+    }
+
     fn register_certificate(&mut self) {
         self.registry.sub_registry_with_prefix("shoal").register_with_unit(
             "tls_certificate_not_after_timestamp",
@@ -91,6 +97,8 @@ impl Telemetry {
     fn register(&mut self) {
         self.process.register(&mut self.registry);
         let shoal = self.registry.sub_registry_with_prefix("shoal");
+        let help = "How often this container started the node's process again after it was killed";
+        shoal.register("process_restarts", help, self.process.restarts.clone());
         let build = Info::new([("version", crate::VERSION)]);
         shoal.register("build", "What this process was built from", build);
         self.table.register(shoal);
@@ -141,6 +149,7 @@ struct Process {
     max_files: Gauge,
     threads: Gauge,
     started: Real,
+    restarts: Counter,
 }
 
 impl Default for Process {
@@ -154,6 +163,7 @@ impl Default for Process {
             max_files: Gauge::default(),
             threads: Gauge::default(),
             started,
+            restarts: Counter::default(),
         }
     }
 }

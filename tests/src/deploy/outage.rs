@@ -16,6 +16,7 @@ use tonic::{
 };
 
 use super::site::Site;
+use crate::kube::Victim;
 
 /// Each reaches some node; so many that one of them reaches every node.
 const CONNECTIONS: usize = 16;
@@ -37,7 +38,7 @@ pub struct Outage {
 
 impl Outage {
     /// Kills the node in this pod and calls those of `keys` counters that it owned.
-    pub fn of(site: &Site<'_>, pod: &str, keys: usize) -> anyhow::Result<Self> {
+    pub fn of(site: &Site<'_>, pod: &str, victim: Victim, keys: usize) -> anyhow::Result<Self> {
         site.reachable(PATIENCE)?;
         let runtime = Runtime::new()?;
         let address = format!("http://{}", site.address()?);
@@ -56,7 +57,7 @@ impl Outage {
             }
         }
         ensure!(!owned.is_empty(), "{pod} owns none of {keys} keys");
-        let killed = Instant::from_std(site.kill(pod)?);
+        let killed = Instant::from_std(site.kill(pod, victim)?);
         let keys = owned.len();
         let mut calls = JoinSet::new();
         for (at, key) in owned.into_iter().enumerate() {

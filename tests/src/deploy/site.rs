@@ -20,7 +20,7 @@ use shoal_operator::crd::{ShardCluster, ShardClusterStatus};
 use tokio::runtime::{Builder, Runtime};
 
 use crate::{
-    kube::{Cluster, Namespace, within},
+    kube::{Cluster, Namespace, Victim, within},
     stock::{self, Load, Stock},
 };
 
@@ -196,9 +196,9 @@ impl<'a> Site<'a> {
         waited.with_context(|| format!("{address} takes no connection within {patience:?}"))
     }
 
-    /// Ends the process of a node as a crash would, and says when.
-    pub fn kill(&self, pod: &str) -> anyhow::Result<Instant> {
-        self.cluster.kill_container(self.namespace, pod, CONTAINER)
+    /// Ends the process of a node as a crash would, alone or with its container, and says when.
+    pub fn kill(&self, pod: &str, victim: Victim) -> anyhow::Result<Instant> {
+        self.cluster.kill_in(self.namespace, pod, CONTAINER, victim)
     }
 }
 

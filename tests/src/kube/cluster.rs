@@ -51,6 +51,15 @@ struct Claim {
     alone: bool,
 }
 
+/// What of a container is killed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Victim {
+    /// Its first process, with which all others end.
+    Container,
+    /// What its first process has started.
+    Child,
+}
+
 impl Cluster {
     /// The user's, if one is named; else our own of this tier, brought up if it is not whole.
     /// Tests share it: nobody breaks it meanwhile.
@@ -216,13 +225,14 @@ impl Cluster {
         }
     }
 
-    /// Ends the main process of a container, as the kernel would for want of memory: it has
-    /// ended when this returns. Says when the signal was sent.
-    pub fn kill_container(
+    /// Ends processes of a container as a crash would: they have ended when this returns. Says when
+    /// the signal was sent.
+    pub fn kill_in(
         &self,
         namespace: &str,
         pod: &str,
         container: &str,
+        victim: Victim,
     ) -> anyhow::Result<Instant> {
         let path = format!(
             "jsonpath={{.status.containerStatuses[?(@.name==\"{container}\")].containerID}}"
@@ -230,9 +240,16 @@ impl Cluster {
         let told = self.kubectl(&["get", "pod", pod, "-n", namespace, "-o", &path])?;
         let id = told.trim().strip_prefix("containerd://").context("it does not run")?;
         let processes = cgroup::container(&self.breakable()?.place.cgroup(), id)?;
-        let main = processes.into_iter().find_map(Process::of).context("it does not run")?;
+        let first = processes.into_iter().find_map(Process::of).context("it does not run")?;
+        let process = match victim {
+            Victim::Container => first,
+            Victim::Child => {
+                let child = first.children().into_iter().find_map(Process::of);
+                child.context("its first process has no child")?
+            }
+        };
         let sent = Instant::now();
-        main.end(Signal::KILL, PATIENCE)?;
+        process.end(Signal::KILL, PATIENCE)?;
         Ok(sent)
     }
 

@@ -47,8 +47,7 @@ impl Process {
     }
 
     pub fn children(self) -> Vec<i32> {
-        let list = fs::read_to_string(format!("/proc/{0}/task/{0}/children", self.id));
-        list.unwrap_or_default().split_whitespace().filter_map(|id| id.parse().ok()).collect()
+        children(self.id)
     }
 
     /// Returns when it has ended; at once where it has already.
@@ -66,6 +65,12 @@ impl Process {
             Ok(())
         })
     }
+}
+
+/// Of the process with this id, also those that have ended and were not reaped.
+pub(crate) fn children(id: i32) -> Vec<i32> {
+    let list = fs::read_to_string(format!("/proc/{id}/task/{id}/children"));
+    list.unwrap_or_default().split_whitespace().filter_map(|id| id.parse().ok()).collect()
 }
 
 /// Looks until it succeeds; past `patience`, the last error.

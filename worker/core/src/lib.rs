@@ -13,3 +13,4 @@ pub mod recover;
 pub mod registry;
 pub mod route;
 pub mod session;
+pub mod supervise;

@@ -13,8 +13,9 @@ const BEGIN: &str = "<!-- the table: UPDATE_DOCS=1 cargo test -p shoal-worker te
 const END: &str = "<!-- end of the table -->\n";
 
 /// Where the figures under a prefix come from.
-const SOURCES: [(&str, &str); 11] = [
+const SOURCES: [(&str, &str); 12] = [
     ("process_", "kernel"),
+    ("shoal_process_", "first process"),
     ("shoal_build", "binary"),
     ("shoal_tls_", "certificates"),
     ("shoal_table_", "own table"),

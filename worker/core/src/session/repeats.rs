@@ -16,8 +16,8 @@ const LONGEST_HOLD: Duration = Duration::from_secs(300);
 /// 2^8 · 2 s, the shortest lease, is past `LONGEST_HOLD`: more fences change nothing.
 const FENCES_KEPT: usize = 8;
 /// A node may take its shards again twice within this window, not three times.
-const REOWN_WINDOW: Duration = Duration::from_secs(60);
-const REOWNS: usize = 2;
+pub const REOWN_WINDOW: Duration = Duration::from_secs(60);
+pub const REOWNS: usize = 2;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Event {
