@@ -147,6 +147,7 @@ impl World {
             bytes: BYTES,
             attempts: 0,
             sent: 0,
+            paced: LogIndex::default(),
             tainted: false,
             left: BUDGET,
             row_sent: LogIndex::default(),

@@ -181,6 +181,7 @@ impl Ingress {
             attempts: 0,
             stale_since: None,
             sent: 0,
+            paced: LogIndex::default(),
             tainted: false,
             left: budget_left(&call),
             row_sent: LogIndex::default(),

@@ -36,8 +36,9 @@ pub struct Call {
     pub attempts: u8,
     /// What was left of the deadline when a stale receiver first refused it.
     pub stale_since: Option<Duration>,
-    /// All sendings so far; paces the next.
+    /// Sendings by the row `paced` so far, but the first; they pace the next.
     pub sent: u8,
+    pub paced: LogIndex,
     /// An earlier sending may have been executed.
     pub tainted: bool,
     /// What is left of the deadline.
@@ -89,6 +90,11 @@ pub enum Status {
 
 /// The next step of a call, and the call as it stands then.
 pub fn retry(outcome: Outcome, mut call: Call, parked: &Parked) -> (Call, Decision) {
+    // Whoever a newer row names is asked anew: it may be a moment behind this node, and what a
+    // former one let wait says nothing of it.
+    if call.row_sent != call.paced {
+        (call.paced, call.sent) = (call.row_sent, 0);
+    }
     let decision = match outcome {
         Outcome::Done => Decision::Answer(Status::Result),
         Outcome::Withheld => Decision::Answer(Status::OutcomeUnknown),

@@ -297,6 +297,7 @@ fn call(class: Class) -> Call {
         attempts: 0,
         stale_since: None,
         sent: 1,
+        paced: LogIndex(30),
         tainted: false,
         left: DEFAULT_DEADLINE,
         row_sent: LogIndex(30),
@@ -370,6 +371,31 @@ fn a_stale_receiver_is_asked_until_a_failover_would_be_over() {
     let fresh = Call { stale_since: None, sent: 1, left: DEFAULT_DEADLINE, ..call };
     let (_, decision) = retry(Outcome::Nack(Nack::StaleReceiver), fresh, &full);
     assert!(matches!(decision, Decision::Answer(Status::ResourceExhausted { .. })));
+}
+
+/// A call that waited long for a killed owner must not wait as long again because its successor,
+/// whom the next row names, needs another moment.
+#[test]
+fn a_newer_row_begins_the_pauses_anew() {
+    let stale = Outcome::Nack(Nack::StaleReceiver);
+    let pauses = |mut call: Call| {
+        let paused = (0..8).map(|_| {
+            let decision;
+            (call, decision) = retry(stale, call, &EMPTY);
+            match decision {
+                Decision::Pause { at_most, .. } => at_most,
+                other => panic!("{other:?}"),
+            }
+        });
+        let paused: Vec<_> = paused.collect();
+        (call, paused)
+    };
+    let (waited, by_this_row) = pauses(Call { sent: 0, ..call(Class::Plain) });
+    assert_eq!(by_this_row.last(), Some(&super::ingress::PAUSES.1));
+    // The pause ended with the row that came, by which it was sent again.
+    let next = LogIndex(31);
+    let (_, by_the_next) = pauses(Call { row_sent: next, row_now: next, ..waited });
+    assert_eq!(by_the_next, by_this_row);
 }
 
 #[test]
