@@ -3,7 +3,7 @@
 //!
 //! `handle` and `membership` are what the worker sees; `log_store` and `state_machine` are Raft's disk and its
 //! effect, `network` and `server` its two ends of a connection, `tending` the chores beside
-//! it, `retention` the policy of what is kept.
+//! it, `vigil` what a follower makes of a broken connection, `retention` the policy of what is kept.
 
 mod config;
 mod handle;
@@ -20,6 +20,7 @@ pub(crate) mod snapshot;
 mod state_machine;
 mod tending;
 pub(crate) mod types;
+mod vigil;
 
 use std::{
     path::{Path, PathBuf},

@@ -24,7 +24,7 @@ type Played = Vec<String>;
 /// By name.
 type Scenario = (&'static str, fn() -> Played);
 
-pub const ALL: [Scenario; 15] = [
+pub const ALL: [Scenario; 16] = [
     ("stopped-while-starting", stopped_while_starting),
     ("rebooted", rebooted),
     ("power-cycle-and-a-lost-disk", power_cycle_and_a_lost_disk),
@@ -34,6 +34,7 @@ pub const ALL: [Scenario; 15] = [
     ("two-nodes-one-dies", leaders::two_nodes_one_dies),
     ("slow-disk", leaders::slow_disk),
     ("ring", leaders::ring),
+    ("leaders-killed", leaders::leaders_killed),
     ("everybody-told-to-stop", leaders::everybody_told_to_stop),
     ("one-of-three-crashes", leaders::one_of_three_crashes),
     ("target-dies", moves::target_dies),

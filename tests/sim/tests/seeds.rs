@@ -108,6 +108,11 @@ fn l1_the_leader_is_killed_and_no_other_owner_goes_dark() {
 }
 
 #[test]
+fn a_leader_that_is_killed_is_followed_by_another_before_its_time_is_over() {
+    plays("leaders-killed");
+}
+
+#[test]
 fn l2_of_two_nodes_one_dies_and_the_other_takes_every_shard() {
     plays("two-nodes-one-dies");
 }

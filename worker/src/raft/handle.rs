@@ -170,6 +170,7 @@ impl Handle {
             raft: raft.clone(),
             book: config.channels.book().clone(),
             table: config.table.clone(),
+            heartbeat: elections.heartbeat,
         });
         let (lead, leadership) = watch::channel(Leadership::default());
         let heard = watch::Sender::new(None);

@@ -19,6 +19,7 @@ use tonic::{Request, Response, Status, Streaming};
 use super::{
     ClusterCell,
     types::{Raft, Snapshot, Types},
+    vigil::Vigil,
 };
 use crate::{
     peer::{AddressBook, MAX_MESSAGE},
@@ -42,6 +43,8 @@ pub(super) struct Served {
     pub raft: Raft,
     pub book: AddressBook,
     pub table: Table,
+    /// How often a leader lets itself be heard.
+    pub heartbeat: Duration,
 }
 
 impl Slot {
@@ -116,11 +119,13 @@ impl RaftService for Service {
         let first = requests.message().await?;
         let first = first.ok_or_else(|| Status::invalid_argument("the stream is empty"))?;
         let served = self.slot.admit(&caller, first.header.as_ref())?;
+        let from = NodeId(first.header.as_ref().map_or(0, |header| header.from));
         let first = wire::raft::read_append_request(first).map_err(garbled)?;
-        let rest = futures::stream::unfold(requests, async |mut requests| {
+        let vigil = Vigil::over(&served.raft, from, served.heartbeat);
+        let rest = futures::stream::unfold((requests, vigil), async |(mut requests, vigil)| {
             let request = requests.message().await.ok()??;
             match wire::raft::read_append_request(request) {
-                Ok(request) => Some((request, requests)),
+                Ok(request) => Some((request, (requests, vigil))),
                 Err(error) => {
                     tracing::warn!(%error, "an append request was garbled; its stream ends");
                     None

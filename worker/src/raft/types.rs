@@ -26,6 +26,7 @@ openraft::declare_raft_types!(
 
 pub type Raft = openraft::Raft<Types, StateMachine>;
 pub type Vote = alias::VoteOf<Types>;
+pub type Instant = alias::InstantOf<Types>;
 pub type LogId = alias::LogIdOf<Types>;
 pub type Entry = alias::EntryOf<Types>;
 pub type Membership = openraft::Membership<u64, Member>;

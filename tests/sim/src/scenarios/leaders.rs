@@ -62,6 +62,31 @@ pub fn leader_killed() -> Played {
     problems
 }
 
+/// Leaders are killed one after the other, and each is followed by another before the time is over
+/// for which a voter vouches for one that it no longer hears.
+pub fn leaders_killed() -> Played {
+    const KILLS: usize = 7;
+    /// That time, the shortest wait for an election after it less the age of the last heartbeat.
+    const VOUCHED: Duration = Duration::from_millis(600 + 300 - 100);
+    let (mut world, mut problems) = (formed(THREE), Vec::new());
+    let mut took = Vec::new();
+    for _ in 0..KILLS {
+        world.run_for(Duration::from_secs(2));
+        let (old, killed) = (leader(&world), world.now());
+        world.crash(old, Crash::Process, Duration::from_secs(2));
+        if !world.run_until(HEALS, |world| world.sight.lock().leader() != Some(old)) {
+            problems.push("nobody leads".to_owned());
+        }
+        took.push(world.now() - killed);
+        settles(&mut world, HEALS, "after a kill", &mut problems);
+    }
+    took.sort();
+    if took[KILLS / 2] > VOUCHED {
+        problems.push(format!("another leads only after {took:?}"));
+    }
+    problems
+}
+
 /// L2: of two nodes the one that does not lead dies, and the other takes all.
 pub fn two_nodes_one_dies() -> Played {
     let (mut world, mut problems) = (formed(TWO), Vec::new());
