@@ -19,6 +19,6 @@ export SHOAL_IMAGES=release E2E_FLAPS=${E2E_FLAPS:-10} E2E_KILLS=${E2E_KILLS:-20
   # The whole story, with enough of it for 100,000 calls.
   if [ $# = 0 ]; then
     cargo build --quiet --release --bin shoal-kube-demo
-    target/release/shoal-kube-demo --rounds "${DEMO_ROUNDS:-8}"
+    target/release/shoal-kube-demo --rounds "${DEMO_ROUNDS:-10}"
   fi
 } 2>&1 | tee target/bench/kubernetes.log
