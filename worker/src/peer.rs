@@ -15,11 +15,14 @@ use std::{
 use futures::{Stream, StreamExt as _};
 use hyper_util::rt::TokioIo;
 use parking_lot::{Mutex, RwLock};
-use shoal_core::{id::NodeId, registry::Life};
+use shoal_core::{
+    id::{NodeId, Timestamp},
+    registry::Life,
+};
 use tonic::transport::{Channel, Endpoint, Server, Uri};
 
 use crate::{
-    env,
+    env::{self, clock},
     table::Table,
     tls::{self, Tls},
 };
@@ -30,6 +33,9 @@ pub const MAX_MESSAGE: usize = 16 << 20;
 const ADDRESSES: usize = 4;
 /// A peer in the same cluster answers a SYN well within it.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+/// A machine that refuses is there: its process is expected back for so long, before a node is looked
+/// for where it was earlier. Nobody may answer there at all, which costs a second each time.
+const EXPECTED_BACK: Duration = Duration::from_secs(2);
 /// Silence after which a connection is probed, and how long the probe may take: together less
 /// than a lease, so that a half-open connection costs nobody its session.
 const PROBE_AFTER: Duration = Duration::from_secs(1);
@@ -78,8 +84,27 @@ pub struct AddressBook(Arc<Book>);
 
 #[derive(Debug, Default)]
 struct Book {
-    addresses: RwLock<BTreeMap<NodeId, VecDeque<String>>>,
+    addresses: RwLock<BTreeMap<NodeId, Known>>,
     names: RwLock<BTreeMap<String, String>>,
+}
+
+#[derive(Debug, Default)]
+struct Known {
+    /// The one to dial now first.
+    addresses: VecDeque<String>,
+    /// Since when that one refuses.
+    refuses: Option<Timestamp>,
+}
+
+impl Known {
+    fn is_first(&self, address: &str) -> bool {
+        self.addresses.front().is_some_and(|first| first == address)
+    }
+
+    fn turn(&mut self) {
+        self.addresses.rotate_left(1);
+        self.refuses = None;
+    }
 }
 
 impl AddressBook {
@@ -95,7 +120,7 @@ impl AddressBook {
             .addresses
             .read()
             .get(&node)
-            .is_some_and(|known| known.iter().any(|a| a == address))
+            .is_some_and(|known| known.addresses.iter().any(|a| a == address))
         {
             self.remember(node, address, VecDeque::push_back);
         }
@@ -103,23 +128,50 @@ impl AddressBook {
 
     fn remember(&self, node: NodeId, address: &str, put: fn(&mut VecDeque<String>, String)) {
         // Every call of a peer says its address: mostly the one that is known.
-        let is_first = |known: &VecDeque<String>| known.front().is_some_and(|a| a == address);
-        if address.is_empty() || self.0.addresses.read().get(&node).is_some_and(is_first) {
+        if address.is_empty() || self.knows(node, |known| known.is_first(address)) {
             return;
         }
         let mut book = self.0.addresses.write();
         let known = book.entry(node).or_default();
-        known.retain(|other| other != address);
-        known.truncate(ADDRESSES - 1);
-        put(known, address.to_owned());
+        known.addresses.retain(|other| other != address);
+        known.addresses.truncate(ADDRESSES - 1);
+        put(&mut known.addresses, address.to_owned());
+        if known.is_first(address) {
+            known.refuses = None;
+        }
+    }
+
+    fn knows(&self, node: NodeId, judge: impl FnOnce(&Known) -> bool) -> bool {
+        self.0.addresses.read().get(&node).is_some_and(judge)
     }
 
     /// Nobody answered there, or somebody else did: the next address gets its turn.
     pub fn failed(&self, node: NodeId, address: &str) {
         if let Some(known) = self.0.addresses.write().get_mut(&node)
-            && known.front().is_some_and(|first| first == address)
+            && known.is_first(address)
         {
-            known.rotate_left(1);
+            known.turn();
+        }
+    }
+
+    /// A machine answered there, and nobody listens on it.
+    pub fn refused(&self, node: NodeId, address: &str, now: Timestamp) {
+        if let Some(known) = self.0.addresses.write().get_mut(&node)
+            && known.is_first(address)
+        {
+            let since = *known.refuses.get_or_insert(now);
+            if now.at_least_since(since) >= EXPECTED_BACK {
+                known.turn();
+            }
+        }
+    }
+
+    /// Somebody listens there.
+    pub fn answered(&self, node: NodeId, address: &str) {
+        if self.knows(node, |known| known.refuses.is_some() && known.is_first(address))
+            && let Some(known) = self.0.addresses.write().get_mut(&node)
+        {
+            known.refuses = None;
         }
     }
 
@@ -148,7 +200,7 @@ impl AddressBook {
 
     /// The address to dial now.
     pub fn address(&self, node: NodeId) -> Option<String> {
-        self.0.addresses.read().get(&node).and_then(|known| known.front().cloned())
+        self.0.addresses.read().get(&node).and_then(|known| known.addresses.front().cloned())
     }
 }
 
@@ -295,8 +347,15 @@ impl Dialer {
             in_time(SHAKE_TIMEOUT, self.channels.tls.connect(socket, &self.name())).await
         };
         let opened = opening.await;
-        if let (Err(_), Some(node)) = (&opened, self.node) {
-            self.channels.book.failed(node, &self.address);
+        if let Some(node) = self.node {
+            let book = &self.channels.book;
+            match &opened {
+                Ok(_) => book.answered(node, &self.address),
+                Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+                    book.refused(node, &self.address, clock::now());
+                }
+                Err(_) => book.failed(node, &self.address),
+            }
         }
         opened
     }
@@ -356,13 +415,37 @@ mod tests {
         assert_eq!(dialled, ["a:1", "b:1", "c:1", "a:1"]);
     }
 
+    /// A process that is killed and started again refuses for a moment; where it was before its last
+    /// move nobody answers.
+    #[test]
+    fn an_address_that_refuses_keeps_its_turn_for_a_while() {
+        let at = |ms| Timestamp::default().plus(Duration::from_millis(ms));
+        let book = AddressBook::default();
+        book.learn(N, "old:1");
+        book.learn(N, "new:1");
+        book.refused(N, "new:1", at(0));
+        book.refused(N, "new:1", at(1_999));
+        assert_eq!(book.address(N).as_deref(), Some("new:1"));
+        book.answered(N, "new:1");
+        book.refused(N, "new:1", at(2_500));
+        assert_eq!(book.address(N).as_deref(), Some("new:1"), "it had answered meanwhile");
+        book.refused(N, "new:1", at(4_500));
+        assert_eq!(book.address(N).as_deref(), Some("old:1"), "it may have been wrong");
+        book.failed(N, "old:1");
+        book.refused(N, "new:1", at(5_000));
+        assert_eq!(book.address(N).as_deref(), Some("new:1"), "its next turn is a whole one");
+        book.learn(N, "third:1");
+        book.refused(N, "third:1", at(9_000));
+        assert_eq!(book.address(N).as_deref(), Some("third:1"), "it is none of the others' time");
+    }
+
     #[test]
     fn the_book_stays_small() {
         let book = AddressBook::default();
         for port in 0..100 {
             book.learn(N, &format!("a:{port}"));
         }
-        assert_eq!(book.0.addresses.read()[&N].len(), ADDRESSES);
+        assert_eq!(book.0.addresses.read()[&N].addresses.len(), ADDRESSES);
         assert_eq!(book.address(N).as_deref(), Some("a:99"));
     }
 

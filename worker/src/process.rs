@@ -60,7 +60,7 @@ pub fn main(host: Host) -> ExitCode {
         Command::Cli(command) => command_line(*command),
     };
     ended.unwrap_or_else(|error| {
-        eprintln!("shoal: no runtime: {error}");
+        eprintln!("shoal: cannot run: {error}");
         ExitCode::FAILURE
     })
 }

@@ -183,8 +183,8 @@ async fn nobody_there_is_unreachable() {
     let vote = Vote { leader_id: leader(2), committed: false };
     let answer = link.vote(VoteRequest::new(vote, None), RPCOption::new(PATIENCE)).await;
     assert!(matches!(answer, Err(RPCError::Unreachable(_))), "{answer:?}");
-    // Its other address got its turn.
-    assert_ne!(link.network.channels.book().address(link.to), Some(address));
+    // Its process may be starting again: another address has no turn yet.
+    assert_eq!(link.network.channels.book().address(link.to), Some(address));
 }
 
 #[test]
