@@ -159,6 +159,9 @@ async fn story(cluster: &Cluster, fault: Option<(&Target, Fault)>) -> Result<Lea
     if scene.claims().await.len() != 2 {
         return Err(format!("volumes are left: {:?}", scene.claims().await));
     }
+    // A pass that is under way while all is deleted may make again what it misses: chance.
+    let learned =
+        Learned { writes: points(scene.proxy.writes()), calls: points(scene.standin.calls()) };
     delete(&mut scene).await?;
     let findings = scene.standin.findings();
     if !findings.is_empty() {
@@ -167,7 +170,7 @@ async fn story(cluster: &Cluster, fault: Option<(&Target, Fault)>) -> Result<Lea
     if armed.is_some_and(|script| !script.has_fired()) {
         return Err("the fault did not fire".to_owned());
     }
-    Ok(Learned { writes: points(scene.proxy.writes()), calls: points(scene.standin.calls()) })
+    Ok(learned)
 }
 
 fn points(script: &Arc<Script>) -> Vec<Point> {
