@@ -22,6 +22,14 @@ fn pair(node: &Node) -> Result<(i32, i32), String> {
     }
 }
 
+/// Three nodes, of which the first runs in a container and leads.
+fn led_from_a_container() -> Cluster {
+    let mut cluster = Cluster::prepared(3, 0);
+    cluster.nodes[0].contained();
+    cluster.start_led_by_first();
+    cluster
+}
+
 fn incarnation(status: &Status, name: &str) -> String {
     status.node(name).expect("a node of this cluster").incarnation.clone()
 }
@@ -46,9 +54,7 @@ fn survives(cluster: &mut Cluster, times: u64) {
 #[test]
 fn a_killed_process_starts_again_in_its_container_and_not_a_third_time_in_a_minute() {
     let _alone = alone();
-    let mut cluster = Cluster::prepared(3, 0);
-    cluster.nodes[0].contained();
-    cluster.start_led_by_first();
+    let mut cluster = led_from_a_container();
     survives(&mut cluster, 1);
     survives(&mut cluster, 2);
     let (_, process) = pair(&cluster.nodes[0]).unwrap();
@@ -63,9 +69,7 @@ fn a_killed_process_starts_again_in_its_container_and_not_a_third_time_in_a_minu
 #[test]
 fn a_container_that_is_told_to_stop_passes_it_on_and_reaps_what_it_inherits() {
     let _alone = alone();
-    let mut cluster = Cluster::prepared(3, 0);
-    cluster.nodes[0].contained();
-    cluster.start_led_by_first();
+    let mut cluster = led_from_a_container();
     let (first, process) = wait::until("its process runs", || pair(&cluster.nodes[0]));
 
     // A shell that ends before its child does, as in an exec: the child becomes the first one's.

@@ -5,7 +5,7 @@
 //! One that lost its stream of entries, and has heard nothing of the leader for two heartbeats
 //! since, takes that promise back: it asks and votes as soon as an election is due. Votes are
 //! counted as ever, so that a leader that lives after all loses its office at worst, and only where
-//! a majority had lost it.
+//! a majority had lost it in its term: Raft renews the promise with the next leader alone.
 
 use std::time::Duration;
 
