@@ -5,12 +5,13 @@ FEATURES := --features shoal-worker/mutants,shoal-worker/next
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 MINUTES ?= 30
-.PHONY: demo images kube-demo test verify fix bench kube-bench mutants sim soak sweep setup help
+.PHONY: demo images kube-demo test verify fix bench kube-bench reproduce mutants sim soak sweep setup help
 
 help:
 	@printf 'make demo    a cluster on this machine, driven, grown, drained, rolled, killed: a verdict\n'
 	@printf 'make kube-demo  the same on Kubernetes, of this machine or named by SHOAL_TEST_KUBECONFIG\n'
 	@printf 'make images  worker and operator as OCI archives, in target/images/release\n'
+	@printf 'make reproduce  the images once more from another directory: the same bytes?\n'
 	@printf 'make test    everything\nmake verify  formatting and lints, writes nothing\nmake fix     formats and applies lints\n'
 	@printf 'make bench   the figures of BENCHMARKS.md; ONLY="kill-leader form" takes those alone\n'
 	@printf 'make kube-bench  the figures of BENCHMARKS.md on Kubernetes\n'
@@ -29,12 +30,15 @@ demo: setup
 images: setup
 	@tests/kube/images.sh release
 
+reproduce: setup
+	@tests/kube/reproduce.sh
+
 kube-demo: setup
 	@tests/setup.sh kube
 	@tests/setup.sh clients
 	@tests/clients/build.sh
 	@tests/kube/images.sh release --next
-	@$(CARGO) build --release --quiet --bin shoal-kube-demo
+	@. tests/kube/reproducible.sh && $(CARGO) build --release --quiet --bin shoal-kube-demo
 	@target/release/shoal-kube-demo
 
 test: setup

@@ -18,12 +18,17 @@ rung() {
   echo "== $name: $((SECONDS - began)) s"
 }
 
-# $1: what a rung is called; the rest: what it runs of this build.
+# $1: what a rung is called; $2: a suite; the rest: its arguments. Run as it was built, without
+# cargo, which would wait for what is built beside it.
 suite() {
-  local name=$1
-  shift
-  rung "$name" cargo test "${all[@]}" --quiet "${features[@]}" "$@"
+  local name=$1 suite=$2 program
+  shift 2
+  program=$(sed -n "s|^ *Executable .*(\(.*/$suite-[0-9a-f]*\))$|\1|p" target/built.log)
+  [ -x "$program" ] || { echo "failed: cargo named no program of the suite $suite"; exit 1; }
+  program=$PWD/$program
+  rung "$name" in_tests "$program" --quiet "$@"
 }
+in_tests() { (cd tests && "$@"); }
 
 # What does not depend on time, with what others leave of the processors; it ends in `settle`.
 declare -A beside=()
@@ -57,6 +62,11 @@ trap end_beside EXIT
 rung "build" cargo build "${all[@]}" --quiet "${features[@]}" --all-targets
 simulation=("${all[@]}" --quiet --features shoal-sim/sim --test seeds)
 rung "build of the simulation" cargo test "${simulation[@]}" --no-run
+cargo test "${all[@]}" "${features[@]}" --all-targets --no-run 2>target/built.log
+# A copy: what is built beside the suites takes its place for a while.
+mkdir -p target/tested
+cp target/debug/shoal target/debug/shoal-operator target/tested/
+export SHOAL=$PWD/target/tested/shoal SHOAL_OPERATOR=$PWD/target/tested/shoal-operator
 [ "$(id -u)" != 0 ] || tests/setup.sh faults
 tests/setup.sh clients
 # A cluster of our own needs root; one of the user must be named.
@@ -66,36 +76,31 @@ if [ "$(id -u)" = 0 ] || [ -n "${SHOAL_TEST_KUBECONFIG:-}" ]; then
   tests/setup.sh kube
   beside "build of Kubernetes" tests/kube/build.sh
 fi
-export SHOAL=$PWD/target/debug/shoal SHOAL_OPERATOR=$PWD/target/debug/shoal-operator
-# Most of them wait for timers: two at once leave the processors idle.
-suite "unit, property and repository tests" \
+# Most of them wait for timers: more at once than there are processors leave those idle still.
+rung "unit, property and repository tests" cargo test "${all[@]}" --quiet "${features[@]}" \
   --lib --bins --test tidy --test chart -- --test-threads=4
-suite "machines together, simulated" --test machines
-rung "every decoder under damaged bytes" \
-  cargo test --workspace --quiet "${features[@]}" --test decoders
-suite "clusters of real processes" --test cluster
+suite "machines together, simulated" machines
+beside "other builds" tests/builds.sh
+suite "clusters of real processes" cluster --test-threads=4
 rung "figures of scale at their smallest" target/debug/shoal-figures \
   --small --shoal "$SHOAL" --out target/bench-small \
   scale-planner scale-registry scale-fencing scale-sessions scale-restart
-if [ "$(id -u)" = 0 ]; then
-  rung "build of the next version" tests/faults/next.sh
-  suite "faults on processes in network namespaces" --test faults -- --test-threads=1
-fi
-rung "build of the stock clients" tests/clients/build.sh
-suite "stock clients under planned changes" --test clients -- --nocapture
-if target/debug/shoal dev --help >/dev/null 2>&1; then
-  rung "demo: planned changes fail nothing" target/debug/shoal dev --demo
-  for fault in lose-increment stale-owner; do
-    echo "== demo with $fault must fail"
-    code=0
-    SHOAL_MUTANT=$fault target/debug/shoal dev --demo >"target/demo-$fault.log" 2>&1 || code=$?
-    if [ "$code" != 1 ]; then
-      tail -n 20 "target/demo-$fault.log"
-      echo "the demo's verdict did not notice $fault (exit code $code)"
-      exit 1
-    fi
-  done
-fi
+settle "other builds"
+rung "every decoder under damaged bytes" \
+  cargo test --workspace --quiet "${features[@]}" --test decoders
+[ "$(id -u)" != 0 ] || suite "faults on processes in network namespaces" faults --test-threads=1
+suite "stock clients under planned changes" clients --nocapture
+rung "demo: planned changes fail nothing" "$SHOAL" dev --demo
+for fault in lose-increment stale-owner; do
+  echo "== demo with $fault must fail"
+  code=0
+  SHOAL_MUTANT=$fault "$SHOAL" dev --demo >"target/demo-$fault.log" 2>&1 || code=$?
+  if [ "$code" != 1 ]; then
+    tail -n 20 "target/demo-$fault.log"
+    echo "the demo's verdict did not notice $fault (exit code $code)"
+    exit 1
+  fi
+done
 beside "model of sessions and moves, exhaustively" \
   cargo test "${all[@]}" --quiet "${features[@]}" --test proofs --test sameness
 beside "whole clusters, simulated" cargo test "${simulation[@]}"
@@ -103,14 +108,11 @@ left_out="more seeds, longer loops and soaks (make sim, make soak)"
 [ "$(id -u)" = 0 ] || left_out+="; faults on processes (needs root)"
 if [ -n "$on_kubernetes" ]; then
   settle "build of Kubernetes"
-  suite "a real Kubernetes" --test kube
-  suite "a real API server: what is declared" --test declared
-  if [ "$(id -u)" = 0 ]; then
-    suite "a real control plane: the operator" --test operator -- --test-threads=3
-  fi
-  rung "images" tests/kube/images.sh debug --next
+  suite "a real Kubernetes" kube
+  suite "a real API server: what is declared" declared
+  [ "$(id -u)" != 0 ] || suite "a real control plane: the operator" operator --test-threads=3
   rung "kube-demo: planned changes fail nothing on Kubernetes" target/debug/shoal-kube-demo
-  suite "a real node: planned changes, faults and mistakes" --test e2e -- --test-threads=1
+  suite "a real node: planned changes, faults and mistakes" e2e --test-threads=1
 else
   left_out+="; Kubernetes (needs root, or SHOAL_TEST_KUBECONFIG)"
 fi

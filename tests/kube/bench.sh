@@ -18,6 +18,8 @@ export SHOAL_IMAGES=release E2E_FLAPS=${E2E_FLAPS:-10} E2E_KILLS=${E2E_KILLS:-20
   cargo test --quiet --package shoal-tests --features shoal-worker/mutants --test e2e -- --nocapture --test-threads=1 "$@"
   # The whole story, with enough of it for 100,000 calls.
   if [ $# = 0 ]; then
+    # As the images are built, so that nothing is built twice.
+    . tests/kube/reproducible.sh
     cargo build --quiet --release --bin shoal-kube-demo
     target/release/shoal-kube-demo --rounds "${DEMO_ROUNDS:-10}"
   fi

@@ -8,7 +8,10 @@ cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
 readonly profile=${1:-release} images=target/images/${1:-release}
 case $profile in
-  release) cargo=(cargo build --quiet --release) features= ;;
+  release)
+    cargo=(cargo build --quiet --release --locked) features=
+    . tests/kube/reproducible.sh
+    ;;
   # All as the suites build them, so that nothing is built twice nor in turns.
   debug) cargo=(cargo build --quiet) features=shoal-worker/mutants ;;
   *) echo "usage: $0 [release|debug] [--next]" >&2; exit 64 ;;
