@@ -5,7 +5,10 @@ use std::time::Duration;
 use kube::ResourceExt as _;
 
 use crate::{
-    crd::{OnRegistryLoss, OnTimeout, RebalanceMode, Retain, ShardCluster, UpdateMode, annotation},
+    crd::{
+        OnRegistryLoss, OnTimeout, OnVolumeLost, RebalanceMode, Retain, ShardCluster, UpdateMode,
+        annotation,
+    },
     rollout::{self, Desired, Settings},
 };
 
@@ -42,7 +45,11 @@ pub fn desired(cluster: &ShardCluster) -> Desired {
         max_unavailable: number(spec.update.max_unavailable),
         progress_deadline: seconds(spec.update.progress_deadline_seconds),
         deletes_claims: persistent
+            .as_ref()
             .is_some_and(|storage| storage.retention.when_scaled == Retain::Delete),
+        replaces_lost: persistent
+            .is_some_and(|storage| storage.on_volume_lost == OnVolumeLost::Replace),
+        replace: cluster.annotations().get(annotation::REPLACE).cloned(),
         refounds: spec
             .storage
             .as_ephemeral()

@@ -29,6 +29,7 @@ use crate::{
 
 #[cfg(test)]
 mod tests;
+mod volumes;
 
 /// How many members there were before a hibernation; on the StatefulSet.
 pub const FORMER: &str = "shoal.dev/former-replicas";
@@ -43,6 +44,8 @@ pub struct Live {
     pub pods: Vec<Pod>,
     pub secrets: BTreeMap<String, Secret>,
     pub lost_nodes: Vec<String>,
+    /// Names of claims whose volume no Kubernetes node can mount.
+    pub lost_claims: BTreeMap<String, rollout::Lost>,
 }
 
 impl Live {
@@ -68,9 +71,10 @@ impl Live {
                 found.insert(name, secret);
             }
         }
-        let pods = pods.items;
+        let (pods, claims) = (pods.items, claims.items);
         let lost_nodes = lost_nodes(client, &pods).await;
-        Ok(Self { set, identity: map, claims: claims.items, pods, secrets: found, lost_nodes })
+        let lost_claims = volumes::lost(client, &pods, &claims).await;
+        Ok(Self { set, identity: map, claims, pods, secrets: found, lost_nodes, lost_claims })
     }
 
     /// Uids of former clusters that volumes of this name were made for.
@@ -110,7 +114,8 @@ impl Live {
             let owner = claim.metadata.annotations.as_ref();
             let owner = owner.and_then(|all| all.get(annotation::OWNER_UID));
             let foreign = owner != cluster.metadata.uid.as_ref();
-            Some(rollout::Claim { name, uid, ordinal, deleting, foreign })
+            let lost = self.lost_claims.get(&name).copied();
+            Some(rollout::Claim { name, uid, ordinal, deleting, foreign, lost })
         });
         let identity = self.identity.as_ref().and_then(|map| Identity::read(map).ok());
         let formed = was_formed(cluster, identity.as_ref());

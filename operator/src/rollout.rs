@@ -41,6 +41,10 @@ pub struct Desired {
     pub progress_deadline: Duration,
     /// Volumes of removed members go too.
     pub deletes_claims: bool,
+    /// A member whose volume is gone is replaced without a human.
+    pub replaces_lost: bool,
+    /// The pod whose member a human has replaced, where its volume is lost.
+    pub replace: Option<String>,
     /// A lost registry is founded anew without a human.
     pub refounds: bool,
     /// The cluster that a human gives up, where its registry is lost.
@@ -130,6 +134,17 @@ pub struct Claim {
     pub deleting: bool,
     /// It was made for another ShardCluster, one of the same name.
     pub foreign: bool,
+    /// Its pod finds no place, since no Kubernetes node can mount its volume.
+    pub lost: Option<Lost>,
+}
+
+/// How a volume is lost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lost {
+    /// With the machine that it was on, or deleted.
+    Gone,
+    /// It is in a zone without Kubernetes nodes, where some may come again.
+    Unreachable,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
@@ -300,7 +315,7 @@ struct Scene<'a> {
 /// The first rule that has something to do or to wait for, decides.
 pub fn next(desired: &Desired, observed: &Observed) -> Decision {
     let scene = Scene { desired, observed };
-    let rules: [fn(&Scene<'_>) -> Option<Decision>; 13] = [
+    let rules: [fn(&Scene<'_>) -> Option<Decision>; 14] = [
         repair::lost_nodes,
         repair::deaths,
         repair::outdated_and_down,
@@ -311,6 +326,7 @@ pub fn next(desired: &Desired, observed: &Observed) -> Decision {
         found::form,
         found::adopt,
         configure,
+        repair::lost_volumes,
         removal::cancel,
         removal::remove,
         roll::roll,
@@ -406,6 +422,13 @@ impl Scene<'_> {
         })
     }
 
+    /// Others run, and none of them could take the shards that it owns.
+    fn lacks_takers(&self, node: &Member) -> bool {
+        let takes = |other: &Member| other.id != node.id && other.life == Life::Up && other.target;
+        let nobody = self.members().is_some_and(|members| !members.nodes.iter().any(takes));
+        nobody && !node.is_empty() && !self.is_alone(node.id)
+    }
+
     /// Nothing to do: is everything as it should be, or is something waited for?
     fn settled(&self) -> Decision {
         match &self.observed.registry {
@@ -443,16 +466,15 @@ impl Scene<'_> {
             true => Activity::Idle,
             false => Activity::ScalingUp,
         };
-        let mut waits: Vec<String> = names
-            .filter_map(|name| match self.pod(&name) {
-                None => Some(format!("pod {name} is to be created")),
-                Some(pod) if !pod.ready => Some(match &pod.trouble {
-                    Some(trouble) => format!("pod {name}: {trouble}"),
-                    None => format!("pod {name} is to become ready"),
-                }),
-                Some(_) => None,
-            })
-            .collect();
+        let pods = names.filter_map(|name| match self.pod(&name) {
+            None => Some(format!("pod {name} is to be created")),
+            Some(pod) if !pod.ready => Some(match &pod.trouble {
+                Some(trouble) => format!("pod {name}: {trouble}"),
+                None => format!("pod {name} is to become ready"),
+            }),
+            Some(_) => None,
+        });
+        let mut waits: Vec<String> = self.volumes_to_give_up().into_iter().chain(pods).collect();
         if members.shards.unassigned > 0 {
             waits.push(format!("{} shards wait for an owner", members.shards.unassigned));
         }

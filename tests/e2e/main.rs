@@ -15,4 +15,5 @@ mod operators;
 mod refound;
 mod removal;
 mod stage;
+mod volumes;
 mod watch;

@@ -1,6 +1,6 @@
 //! Annotations and labels that are part of the API, beside the well-known ones of Kubernetes.
 
-/// On a ShardCluster, by a user: `<pod name>`: replace this member and its lost volume.
+/// On a ShardCluster, by a user: `<pod name>`: replace this member where its volume is lost.
 pub const REPLACE: &str = "shoal.dev/replace";
 /// On a ShardCluster, by a user: `<status.clusterID>`: give that cluster up once no pod holds it any
 /// more, and found another.

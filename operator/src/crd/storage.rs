@@ -93,7 +93,7 @@ pub struct Persistent {
     pub storage_class_name: Option<String>,
     /// What becomes of volumes that no node needs.
     pub retention: Retention,
-    /// What follows a volume that can reach no Kubernetes node any more. Wait, or Replace: the
+    /// What follows a volume that is gone with its machine, or was deleted. Wait, or Replace: the
     /// member is removed and its successor begins with an empty volume.
     pub on_volume_lost: OnVolumeLost,
 }

@@ -10,12 +10,15 @@ use super::{
 /// Members wanted again, and restarts that nobody asks for any more.
 pub(super) fn cancel(scene: &Scene<'_>) -> Option<Decision> {
     let members = scene.members()?;
-    let revocable = |node: &&Member| node.is_revocable() && scene.is_wanted(&node.name);
+    let stays = |name: &str| scene.is_wanted(name) && !scene.is_given_up(name);
+    let revocable = |node: &&Member| node.is_revocable() && stays(&node.name);
     let node = members.nodes.iter().filter(revocable).find(|node| match node.drain {
         Drain::None | Drain::Own => false,
         Drain::Removal => is_newest(scene, node),
         Drain::Restart => scene.pod(&node.name).is_some_and(|pod| {
-            let goes = pod.deleting || (scene.is_outdated(pod) && scene.desired.rolls);
+            let rolls = scene.is_outdated(pod) && scene.desired.rolls;
+            // All were told to stop, and then not: one of them has to stay first.
+            let goes = pod.deleting || (rolls && !scene.lacks_takers(node));
             !goes && pod.uid == node.pod_uid
         }),
     })?;
@@ -40,7 +43,8 @@ pub(super) fn remove(scene: &Scene<'_>) -> Option<Decision> {
         .iter()
         .filter(|node| node.life != Life::Left)
         .filter(|node| {
-            !scene.is_wanted(&node.name) || !is_newest(scene, node) || is_past_return(node)
+            let stays = scene.is_wanted(&node.name) && !scene.is_given_up(&node.name);
+            !stays || !is_newest(scene, node) || is_past_return(node)
         })
         .collect();
     // Highest ordinals first, so that a change of mind half-way saves the most.

@@ -122,6 +122,10 @@ fn begin(
         let text = format!("{} restarts once another is back", pod.name);
         return Some(Decision::wait(Activity::Rolling, text));
     }
+    if scene.lacks_takers(node) {
+        let text = format!("{} restarts once another could take its shards", pod.name);
+        return Some(Decision::wait(Activity::Rolling, text));
+    }
     let step = Step::DrainForRestart {
         node: node.id,
         name: pod.name.clone(),

@@ -1,6 +1,7 @@
 //! The rules of a roll, one by one and together.
 
 mod abandon;
+mod volumes;
 mod world;
 
 use super::*;
@@ -8,10 +9,13 @@ use world::World;
 
 /// Ticks and steps until everything is as specified, and a while longer: nothing more happens.
 fn settle(world: &mut World, limit: u32) -> u32 {
-    let mut ticks = 0;
+    let (mut ticks, mut steps) = (0, 0);
     loop {
         let decision = world.step();
+        steps += 1;
+        assert!(steps < 100, "rules that undo each other: {decision:?}\n{}", world.picture());
         if decision.step.is_none() {
+            steps = 0;
             if world.is_settled() {
                 break;
             }
@@ -308,6 +312,20 @@ fn a_pod_that_joins_while_all_are_told_to_stop_is_told_too() {
     world.seen.pods.get_mut(&3).unwrap().age = JOINS_WITHIN;
     let step = world.step().step;
     assert!(matches!(step, Some(Step::Resize { replicas: 0, .. })), "{step:?}");
+}
+
+/// Every node drains then and none is a target: a roll would wait for ever.
+#[test]
+fn a_hibernation_called_off_with_a_new_template_is_rolled_like_any_other() {
+    for replicas in [1, 2, 3, 5] {
+        let mut world = formed(replicas, 6);
+        world.desired.replicas = 0;
+        assert_eq!(world.step().step, Some(Step::StopAll));
+        world.desired.replicas = replicas;
+        world.revision += 1;
+        world.tick();
+        settle(&mut world, 300);
+    }
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::*;
 use crate::{
     crd::{ShardClusterSpec, State},
-    rollout::{Activity, Life, Member, Members, Pod, Set, Shards, Trouble},
+    rollout::{Activity, Claim, Life, Lost, Member, Members, Pod, Set, Shards, Trouble},
 };
 
 fn cluster(replicas: i32) -> ShardCluster {
@@ -109,6 +109,29 @@ fn a_time_changes_only_where_something_flips() {
     };
     assert_eq!((time(&down, "Degraded"), time(&down, "Stalled")), (200, 100));
     assert_eq!(down.members[0].name, "x-2", "unhealthy ones first");
+}
+
+#[test]
+fn a_lost_volume_of_a_wanted_member_is_named_first() {
+    let (cluster, mut observed) = (cluster(3), observed(3));
+    let claim = |ordinal| Claim {
+        name: format!("data-x-{ordinal}"),
+        uid: "v".to_owned(),
+        ordinal,
+        deleting: false,
+        foreign: false,
+        lost: Some(Lost::Gone),
+    };
+    // One that nobody wants any more is no loss.
+    observed.claims = vec![claim(3)];
+    let before = shown(&cluster, &observed, &Decision::default(), None, 100);
+    is(&before, "Degraded", "False", "None");
+    observed.claims.push(claim(2));
+    members(&mut observed).nodes[2].life = Life::Fenced;
+    let lost = shown(&cluster, &observed, &Decision::default(), None, 100);
+    is(&lost, "Degraded", "True", "VolumeLost");
+    let row = lost.conditions.iter().find(|row| row.type_ == "Degraded").expect("there");
+    assert!(row.message.contains("claim data-x-2 is gone"), "{}", row.message);
 }
 
 #[test]

@@ -218,6 +218,7 @@ fn a_founding_that_died_is_given_up_whatever_the_storage_says() {
         ordinal,
         deleting: false,
         foreign: false,
+        lost: None,
     };
     under.claims = (0..3).map(claim).collect();
     assert!(forgets(&desired, &under));

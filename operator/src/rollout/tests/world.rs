@@ -60,6 +60,8 @@ impl World {
             max_unavailable: 1,
             progress_deadline: Duration::from_secs(600),
             deletes_claims: true,
+            replaces_lost: false,
+            replace: None,
             refounds: false,
             recover: None,
         };
@@ -191,8 +193,16 @@ impl World {
             }
             Step::DeleteClaim { name, .. } => {
                 let claim = self.seen.claims.iter().find(|c| c.name == *name).expect("is there");
-                assert!(!self.seen.pods.contains_key(&claim.ordinal), "{name} is in use");
-                assert!(claim.ordinal >= self.desired.replicas);
+                if claim.lost.is_some() {
+                    let pod = &self.seen.pods[&claim.ordinal];
+                    assert!(!pod.ready && !pod.down.is_zero(), "{name} is in use");
+                    let mut nodes = self.members.nodes.iter().filter(|n| n.name == pod.name);
+                    assert!(nodes.all(|node| node.life == Life::Left), "{name} is of a member");
+                    assert!(self.has_quorum(), "nobody knows whether {name} is of a member");
+                } else {
+                    assert!(!self.seen.pods.contains_key(&claim.ordinal), "{name} is in use");
+                    assert!(claim.ordinal >= self.desired.replicas);
+                }
             }
             Step::Remove { node, force, .. } => {
                 let node = self.members.nodes.iter().find(|n| n.id == *node).expect("known");
@@ -348,7 +358,12 @@ impl World {
             set.revision = Some(revision.clone());
         }
         for ordinal in 0..size {
-            if self.seen.pods.contains_key(&ordinal) || self.chance.one_in(3) {
+            if self.chance.one_in(3) {
+                continue;
+            }
+            if let Some(pod) = self.seen.pods.get(&ordinal) {
+                let uid = pod.uid.clone();
+                self.claim(ordinal, uid);
                 continue;
             }
             self.next_uid += 1;
@@ -361,11 +376,16 @@ impl World {
                 ..Pod::default()
             };
             self.seen.pods.insert(ordinal, pod);
-            if !self.seen.claims.iter().any(|claim| claim.ordinal == ordinal) {
-                let name = format!("data-x-{ordinal}");
-                let claim = Claim { name, uid, ordinal, deleting: false, foreign: false };
-                self.seen.claims.push(claim);
-            }
+            self.claim(ordinal, uid);
+        }
+    }
+
+    /// As the StatefulSet's controller does for pods that do not run yet, too.
+    fn claim(&mut self, ordinal: u32, uid: String) {
+        if !self.seen.claims.iter().any(|claim| claim.ordinal == ordinal) {
+            let name = format!("data-x-{ordinal}");
+            let claim = Claim { name, uid, ordinal, deleting: false, foreign: false, lost: None };
+            self.seen.claims.push(claim);
         }
     }
 
@@ -376,7 +396,8 @@ impl World {
             let starts = !self.chance.one_in(3);
             let pod = self.seen.pods.get_mut(&ordinal).expect("is there");
             pod.age += Duration::from_secs(1);
-            if self.broken.contains(&pod.revision) {
+            let lost = |claim: &Claim| claim.ordinal == ordinal && claim.lost.is_some();
+            if self.broken.contains(&pod.revision) || self.seen.claims.iter().any(lost) {
                 pod.down += Duration::from_secs(1);
                 pod.ready = false;
                 continue;
@@ -523,6 +544,33 @@ impl World {
         for id in ids {
             self.end_session(id, Life::Fenced);
         }
+    }
+
+    /// A machine goes with a pod and its volume; the pod that follows finds no place.
+    pub fn lose_volume(&mut self, ordinal: u32, how: Lost) {
+        let claim = self.seen.claims.iter_mut().find(|claim| claim.ordinal == ordinal);
+        claim.expect("is there").lost = Some(how);
+        self.next_uid += 1;
+        let pod = self.seen.pods.get_mut(&ordinal).expect("is there");
+        let former = std::mem::replace(&mut pod.uid, format!("u{}", self.next_uid));
+        (pod.ready, pod.down, pod.age) = (false, Duration::from_millis(1), Duration::ZERO);
+        let nodes = self.members.nodes.iter().filter(|node| node.pod_uid == former);
+        let ids: Vec<u64> = nodes.map(|node| node.id).collect();
+        for id in ids {
+            self.end_session(id, Life::Fenced);
+        }
+    }
+
+    /// Its machine is back.
+    pub fn find_volume(&mut self, ordinal: u32) {
+        let claim = self.seen.claims.iter_mut().find(|claim| claim.ordinal == ordinal);
+        claim.expect("is there").lost = None;
+    }
+
+    /// Node ids that have not left, by the name of their pod.
+    pub fn live(&self) -> BTreeMap<String, u64> {
+        let live = self.members.nodes.iter().filter(|node| node.life != Life::Left);
+        live.map(|node| (node.name.clone(), node.id)).collect()
     }
 
     /// Everything is as specified.
