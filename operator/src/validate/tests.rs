@@ -1,5 +1,7 @@
 //! Each refusal with its path, and what passes.
 
+mod effects;
+
 use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
