@@ -40,7 +40,7 @@ for values in "$chart"/golden/*.values.yaml; do
   render "${values%.values.yaml}.yaml" --values "$values"
 done
 # Values that a typing error makes are refused.
-for wrong in replica=2 image.digest=abc watchNamespaces=shop crd.instal=true replicas=two; do
+for wrong in monitoring.interval=often replica=2 image.digest=abc watchNamespaces=shop crd.instal=true replicas=two; do
   if "$helm" template shoal "$chart" --set "$wrong" >/dev/null 2>&1; then
     echo "$chart: values.schema.json lets $wrong pass" >&2
     stale=1
