@@ -126,7 +126,7 @@ impl fmt::Display for Trouble {
     }
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub struct Claim {
     pub name: String,
     pub uid: String,

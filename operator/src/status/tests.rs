@@ -116,11 +116,9 @@ fn a_lost_volume_of_a_wanted_member_is_named_first() {
     let (cluster, mut observed) = (cluster(3), observed(3));
     let claim = |ordinal| Claim {
         name: format!("data-x-{ordinal}"),
-        uid: "v".to_owned(),
         ordinal,
-        deleting: false,
-        foreign: false,
         lost: Some(Lost::Gone),
+        ..Claim::default()
     };
     // One that nobody wants any more is no loss.
     observed.claims = vec![claim(3)];

@@ -216,9 +216,7 @@ fn a_founding_that_died_is_given_up_whatever_the_storage_says() {
         name: format!("data-x-{ordinal}"),
         uid: "v".to_owned(),
         ordinal,
-        deleting: false,
-        foreign: false,
-        lost: None,
+        ..Claim::default()
     };
     under.claims = (0..3).map(claim).collect();
     assert!(forgets(&desired, &under));

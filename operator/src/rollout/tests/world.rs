@@ -384,7 +384,7 @@ impl World {
     fn claim(&mut self, ordinal: u32, uid: String) {
         if !self.seen.claims.iter().any(|claim| claim.ordinal == ordinal) {
             let name = format!("data-x-{ordinal}");
-            let claim = Claim { name, uid, ordinal, deleting: false, foreign: false, lost: None };
+            let claim = Claim { name, uid, ordinal, ..Claim::default() };
             self.seen.claims.push(claim);
         }
     }
