@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::*;
 use crate::{
     crd::{ShardClusterSpec, State},
-    rollout::{Activity, Claim, Life, Lost, Member, Members, Pod, Set, Shards, Trouble},
+    rollout::{Activity, Claim, Life, Lost, Member, Members, Pod, Set, Shards, Step, Trouble},
 };
 
 fn cluster(replicas: i32) -> ShardCluster {
@@ -235,4 +235,41 @@ fn a_lost_registry_is_shown_until_it_is_given_up_and_then_forgotten() {
     assert_eq!(anew.cluster_id, None);
     assert!(anew.members.iter().all(|member| member.node_id.is_none()));
     assert!(is_urgent(Some(&marked), &anew));
+}
+
+#[test]
+fn what_goes_on_is_named_and_keeps_it_from_being_ready() {
+    for (activity, progressing, ready) in [
+        (Activity::Creating, "Creating", "Creating"),
+        (Activity::ScalingUp, "ScalingUp", "Scaling"),
+        (Activity::Draining, "Draining", "Scaling"),
+        (Activity::Removing, "Removing", "Scaling"),
+        (Activity::Rolling, "Rolling", "Rolling"),
+    ] {
+        let decision = Decision { activity, ..Decision::default() };
+        let now = shown(&cluster(3), &observed(3), &decision, None, 1);
+        is(&now, "Progressing", "True", progressing);
+        is(&now, "Ready", "False", ready);
+    }
+    let step = Step::DeleteClaim { name: "c".to_owned(), uid: "v".to_owned() };
+    let mends = Decision { step: Some(step), ..Decision::default() };
+    is(&shown(&cluster(3), &observed(3), &mends, None, 1), "Progressing", "True", "Repairing");
+    let stops = Decision { activity: Activity::Removing, ..Decision::default() };
+    is(&shown(&cluster(0), &observed(3), &stops, None, 1), "Progressing", "True", "Stopping");
+}
+
+#[test]
+fn a_zone_whose_loss_would_cost_the_quorum_is_named_where_there_are_three() {
+    let shared = |zones: [&str; 5]| {
+        let mut observed = observed(5);
+        for (node, zone) in members(&mut observed).nodes.iter_mut().zip(zones) {
+            node.zone = zone.to_owned();
+        }
+        reason(&shown(&cluster(5), &observed, &Decision::default(), None, 1), "Degraded").1
+    };
+    assert_eq!(shared(["a", "a", "a", "b", "c"]), "VotersShareZone");
+    assert_eq!(shared(["a", "a", "b", "b", "c"]), "None");
+    // With two zones one of them always holds a majority.
+    assert_eq!(shared(["a", "a", "a", "b", "b"]), "None");
+    assert_eq!(shared(["a", "a", "a", "b", ""]), "None", "a node of which nothing is known");
 }
