@@ -7,7 +7,6 @@
 pub enum Status {
     True,
     False,
-    Unknown,
 }
 
 impl Status {
@@ -16,7 +15,6 @@ impl Status {
         match self {
             Self::True => "True",
             Self::False => "False",
-            Self::Unknown => "Unknown",
         }
     }
 }
@@ -139,8 +137,6 @@ table! {
         ShardsUnowned = False,
         /// No pod is wanted.
         Hibernated = False,
-        /// No node answered; nothing is known about the shards.
-        Unreachable = Unknown,
     }
     /// The operator has a next step or waits for one.
     Progressing {
