@@ -10,19 +10,20 @@ if [ -n "$(git status --porcelain)" ]; then
   exit 65
 fi
 readonly elsewhere=$PWD/target/elsewhere
+readonly clone="$elsewhere/at another path/shoal"
 rm -rf "$elsewhere"
 mkdir -p "$elsewhere/cargo"
-git clone --quiet . "$elsewhere/at another path/shoal"
+git clone --quiet . "$clone"
 # What was fetched before need not be fetched again; where it lies has another name all the same.
 for part in "${CARGO_HOME:-$HOME/.cargo}"/{registry,config.toml}; do
   [ ! -e "$part" ] || cp -r "$part" "$elsewhere/cargo/"
 done
 
 tests/kube/images.sh release
-CARGO_HOME=$elsewhere/cargo "$elsewhere/at another path/shoal/tests/kube/images.sh" release
+CARGO_HOME=$elsewhere/cargo "$clone/tests/kube/images.sh" release
 differ=0
 for image in shoal shoal-operator; do
-  if cmp "target/images/release/$image.tar" "$elsewhere/at another path/shoal/target/images/release/$image.tar"; then
+  if cmp "target/images/release/$image.tar" "$clone/target/images/release/$image.tar"; then
     echo "$image: the same bytes, sha256 $(sha256sum <"target/images/release/$image.tar" | cut -c1-64)"
   else
     echo "$image: differs" >&2

@@ -11,7 +11,7 @@ use crate::{
         condition::{Available, Condition, Degraded, Paused, Progressing, Ready, Stalled, Status},
     },
     names::Names,
-    rollout::{Activity, Claim, Halt, Life, Lost, Members, Pod, Registry, Trouble},
+    rollout::{Activity, Halt, Life, Lost, Members, Pod, Registry, Trouble},
 };
 
 pub(super) fn conditions(scene: &Scene<'_>, before: &[Shown]) -> Vec<Shown> {
@@ -174,15 +174,8 @@ impl<'a> Facts<'a> {
     }
 
     fn degraded(&self) -> Row {
-        let wanted = |claim: &&Claim| claim.ordinal < self.wanted;
-        if let Some((claim, lost)) = self
-            .scene
-            .observed
-            .claims
-            .iter()
-            .filter(wanted)
-            .find_map(|claim| Some((claim, claim.lost?)))
-        {
+        let mut wanted = self.scene.observed.claims.iter().filter(|c| c.ordinal < self.wanted);
+        if let Some((claim, lost)) = wanted.find_map(|claim| Some((claim, claim.lost?))) {
             let text = match lost {
                 Lost::Gone => "is gone with its machine, or was deleted",
                 Lost::Unreachable => "is in a zone without Kubernetes nodes",
