@@ -128,7 +128,7 @@ pub const VOTER_COUNTS: [i32; 4] = [1, 3, 5, 7];
 ]))]
 pub struct ShardClusterSpec {
     /// Nodes, 0 to 1000, at most `shards`. 0 hibernates the cluster: every node closes its shards
-    /// in place and every volume is kept.
+    /// in place and every volume is kept. With ephemeral storage it wakes as another cluster.
     #[serde(default = "default_replicas")]
     #[schemars(range(min = 0, max = 1000))]
     pub replicas: i32,

@@ -6,8 +6,8 @@ use kube::ResourceExt as _;
 
 use crate::{
     crd::{
-        OnRegistryLoss, OnTimeout, OnVolumeLost, RebalanceMode, Retain, ShardCluster, UpdateMode,
-        annotation,
+        OnRegistryLoss, OnTimeout, OnVolumeLost, RebalanceMode, Retain, ShardCluster, StorageType,
+        UpdateMode, annotation,
     },
     rollout::{self, Desired, Settings},
 };
@@ -50,6 +50,7 @@ pub fn desired(cluster: &ShardCluster) -> Desired {
         replaces_lost: persistent
             .is_some_and(|storage| storage.on_volume_lost == OnVolumeLost::Replace),
         replace: cluster.annotations().get(annotation::REPLACE).cloned(),
+        ephemeral: spec.storage.kind == StorageType::Ephemeral,
         refounds: spec
             .storage
             .as_ephemeral()

@@ -21,6 +21,8 @@ const LEAF_SECONDS: i64 = 365 * DAY;
 const BACKDATE_SECONDS: i64 = 60 * 60;
 /// Renewed when this part of the time is left: four months of a year.
 const RENEW_AT_PART: i64 = 3;
+/// Half of the time for it is over: nobody renews this one.
+const OVERDUE_AT_PART: i64 = 2 * RENEW_AT_PART;
 /// The name by which workers know the operator.
 pub const OPERATOR_NAME: &str = "operator.shoal.internal";
 /// Nodes get certificates ahead of their pods, in steps of this many: a pod that starts finds its
@@ -123,7 +125,10 @@ impl<'a> Authority<'a> {
         if theirs.verify_signature(Some(ours.public_key())).is_err() {
             return Ok(Standing::Foreign);
         }
-        Ok(if expires(&theirs, now) { Standing::Expiring } else { Standing::Good })
+        Ok(match is_left(&theirs, now, RENEW_AT_PART) {
+            true => Standing::Expiring,
+            false => Standing::Good,
+        })
     }
 
     fn issue(
@@ -148,9 +153,12 @@ impl<'a> Authority<'a> {
     }
 }
 
-/// Whether a third or less of a certificate's time is left.
-pub fn needs_renewal(certificate: &str, now: i64) -> Result<bool, Error> {
-    Ok(expires(&parse(&pem(certificate)?)?, now))
+/// The end of a certificate in Unix seconds, where it should have been renewed long ago.
+pub fn overdue(certificate: &str, now: i64) -> Result<Option<i64>, Error> {
+    let pem = pem(certificate)?;
+    let certificate = parse(&pem)?;
+    let end = certificate.validity().not_after.timestamp();
+    Ok(is_left(&certificate, now, OVERDUE_AT_PART).then_some(end))
 }
 
 /// How many nodes should have certificates while this many pods are wanted.
@@ -204,10 +212,11 @@ fn parse(pem: &Pem) -> Result<X509Certificate<'_>, Error> {
     pem.parse_x509().map_err(|e| Error::Read(e.to_string()))
 }
 
-fn expires(certificate: &X509Certificate<'_>, now: i64) -> bool {
+/// At most this part of a certificate's time is left.
+fn is_left(certificate: &X509Certificate<'_>, now: i64, part: i64) -> bool {
     let validity = certificate.validity();
     let (from, until) = (validity.not_before.timestamp(), validity.not_after.timestamp());
-    until - now <= (until - from) / RENEW_AT_PART
+    until - now <= (until - from) / part
 }
 
 #[cfg(test)]

@@ -45,6 +45,8 @@ pub struct Desired {
     pub replaces_lost: bool,
     /// The pod whose member a human has replaced, where its volume is lost.
     pub replace: Option<String>,
+    /// What a pod holds ends with it.
+    pub ephemeral: bool,
     /// A lost registry is founded anew without a human.
     pub refounds: bool,
     /// The cluster that a human gives up, where its registry is lost.

@@ -36,6 +36,8 @@ pub struct Scene<'a> {
     pub decision: &'a Decision,
     pub refusal: Option<&'a Refusal>,
     pub version: Option<&'a str>,
+    /// A certificate that nobody renews, in words.
+    pub overdue: Option<&'a str>,
     pub now: Timestamp,
 }
 

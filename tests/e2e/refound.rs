@@ -1,5 +1,5 @@
-//! An ephemeral cluster whose pods are all lost at once: it is founded anew by itself, and its
-//! tokens go on above those of before.
+//! An ephemeral cluster whose pods all go, hibernated or lost at once: it is founded anew by itself, and
+//! its tokens go on above those of before.
 
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ use crate::stage::{PATIENCE, Stage};
 const REFOUNDED: Duration = Duration::from_secs(480);
 
 #[test]
-fn an_ephemeral_cluster_that_lost_all_pods_is_founded_anew_with_higher_tokens() {
+fn an_ephemeral_cluster_that_slept_or_lost_all_pods_is_founded_anew_with_higher_tokens() {
     let stage = Stage::of(Tier::Node);
     stage.operator();
     let namespace = stage.namespace("refound");
@@ -25,7 +25,18 @@ fn an_ephemeral_cluster_that_lost_all_pods_is_founded_anew_with_higher_tokens() 
     spec["storage"] = json!({ "type": "Ephemeral", "ephemeral": { "onRegistryLoss": "Refound" } });
     site.apply(&spec).unwrap();
     site.ready(PATIENCE).unwrap();
+    let first = (id(&site).unwrap(), epochs(&site).unwrap());
+    site.scale(0).unwrap();
+    within(PATIENCE, || {
+        ensure!(site.pods()?.is_empty(), "pods are left");
+        Ok(())
+    })
+    .unwrap();
+    site.scale(3).unwrap();
+    site.ready(PATIENCE).unwrap();
     let (lost, before) = (id(&site).unwrap(), epochs(&site).unwrap());
+    assert_ne!(first.0, lost);
+    assert!(before.iter().min() > first.1.iter().max(), "{:?} {before:?}", first.1);
     let pods = site.pods().unwrap();
     let mut words = vec!["delete", "pod", "--grace-period=0", "--force", "--wait=false"];
     words.extend(pods.iter().map(name));

@@ -7,6 +7,7 @@
 #![allow(clippy::unwrap_used, clippy::disallowed_methods)]
 
 mod bad_input;
+mod certificates;
 mod chance;
 mod idle;
 mod operators;

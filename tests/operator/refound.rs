@@ -198,6 +198,38 @@ fn an_ephemeral_registry_that_all_pods_lost_is_founded_anew_and_any_kill_of_the_
 }
 
 #[test]
+fn without_volumes_a_hibernated_cluster_wakes_as_another() {
+    run("asleep", async |cluster, namespace| {
+        let scene = Scene::new(cluster, namespace, Knobs::default()).await;
+        scene.create(ephemeral("Wait")).await;
+        let mut lost = cluster_id(&scene).await;
+        let sleeps = [json!({ "replicas": 0 }), json!({ "state": "Stopped" })];
+        let wakes = [json!({ "replicas": 4 }), json!({ "state": "Running" })];
+        for (asleep, awake) in sleeps.into_iter().zip(wakes) {
+            scene.change(asleep).await;
+            marked(&scene, &lost).await;
+            assert_eq!(scene.pods().await.len(), 0, "all pods are gone first");
+            scene.reason("Ready", "Hibernated").await;
+            age(&scene).await;
+            until_within("it is given up", PATIENCE, async || {
+                let id = identity(&scene).await.formed_cluster_id;
+                let shown = scene.get().await?.status.and_then(|status| status.cluster_id);
+                if (&id, &shown) == (&None, &None) {
+                    Ok(())
+                } else {
+                    Err(format!("{id:?} {shown:?}"))
+                }
+            })
+            .await;
+            scene.rests(WHILE).await;
+            scene.change(awake).await;
+            lost = is_another(&scene, &lost).await;
+        }
+        assert_eq!(scene.standin.seen().founded.len(), 3);
+    });
+}
+
+#[test]
 fn a_founding_that_died_after_its_record_is_given_up_on_volumes_as_well() {
     run("died", async |cluster, namespace| {
         let knobs = Knobs { never_forms: true, ..Knobs::default() };

@@ -9,6 +9,7 @@ use super::{Context, Error};
 use crate::{
     apply::Applier,
     build::{Cluster, secret},
+    names::Names,
     observe::Live,
     pki::{self, Authority, Pair, Standing},
     worker_client::Credentials,
@@ -70,6 +71,24 @@ fn next(cluster: &Cluster<'_>, live: &Live, now: i64) -> Result<Option<Secret>, 
 fn is_good(authority: &Authority<'_>, pair: Option<&Pair>, now: i64) -> Result<bool, pki::Error> {
     let Some(pair) = pair else { return Ok(false) };
     Ok(authority.standing(&pair.certificate, now)? == Standing::Good)
+}
+
+/// The first certificate that nobody renews, in words that stay the same: the authority, which this
+/// version does not renew, or any while the operator may not write.
+pub(super) fn overdue(names: &Names, live: &Live, now: i64) -> Option<String> {
+    let kept = |name: &String| live.secrets.get(name);
+    let single = [names.ca_secret(), names.operator_tls_secret()].into_iter().filter_map(|name| {
+        let pair = secret::read_pair(kept(&name)?, secret::CERTIFICATE, secret::KEY)?;
+        Some((name, "its certificate".to_owned(), pair))
+    });
+    let name = names.tls_secret();
+    let nodes = kept(&name).map(secret::read_nodes).unwrap_or_default().into_iter();
+    let nodes = nodes.map(|(pod, pair)| (name.clone(), format!("the certificate of {pod}"), pair));
+    single.chain(nodes).find_map(|(name, which, pair)| {
+        let end = pki::overdue(&pair.certificate, now).ok()??;
+        let end = Timestamp::from_second(end).ok()?;
+        Some(format!("Secret {name}: {which} ends {end} and was not renewed"))
+    })
 }
 
 /// Ahead of the pods; those that are there keep theirs.

@@ -11,8 +11,9 @@ use super::{AFTER_STEP, Context, Error, IDLE, UNFOLLOWED, WAITING, certificates,
 use crate::{
     apply::{self, Applier, Outcome},
     build::{self, Cluster},
-    crd::{ShardCluster, State, StorageType, annotation, condition::Stalled},
+    crd::{ShardCluster, State, annotation, condition::Stalled},
     desired::desired,
+    names::Names,
     observe::{FORMER, Live},
     rollout::{self, Decision, Desired, Drain, Life, Observed, Registry, Step},
     status::{self, Refusal},
@@ -153,12 +154,6 @@ impl<'a> Pass<'a> {
             );
             return Err(Refusal { reason: Stalled::ForeignVolume, message });
         }
-        let ephemeral = self.cluster.spec.storage.kind == StorageType::Ephemeral;
-        if ephemeral && founded && self.cluster.spec.wanted() == 0 {
-            let message = "spec.replicas: a cluster with ephemeral storage cannot be hibernated: \
-                           its registry would be lost; delete it, or keep at least 3 replicas";
-            return Err(Refusal { reason: Stalled::NotSupported, message: message.to_owned() });
-        }
         Ok(())
     }
 
@@ -269,12 +264,15 @@ impl<'a> Pass<'a> {
     /// False where something that can wait is still to be shown.
     async fn report(&self, decision: &Decision, refusal: Option<&Refusal>) -> Result<bool, Error> {
         let now = Timestamp::now();
+        let names = Names::of(self.cluster);
+        let overdue = certificates::overdue(&names, &self.live, now.as_second());
         let scene = status::Scene {
             cluster: self.cluster,
             observed: &self.observed,
             decision,
             refusal,
             version: self.version.as_deref(),
+            overdue: overdue.as_deref(),
             now,
         };
         let status = status::status(&scene);

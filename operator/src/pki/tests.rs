@@ -116,11 +116,16 @@ fn a_third_before_the_end_it_is_renewed() {
         (NOW + 2 * LEAF_SECONDS, Standing::Expiring),
     ] {
         assert_eq!(authority.standing(&node, now).expect("read"), standing, "{}", now - NOW);
-        assert_eq!(needs_renewal(&node, now).expect("read"), standing == Standing::Expiring);
     }
     let other = Authority::of(&theirs).expect("read");
     assert_eq!(other.standing(&node, NOW).expect("read"), Standing::Foreign);
-    assert!(needs_renewal("no certificate", NOW).is_err());
+    // Who was not renewed half of that time later is told of.
+    let end = NOW + LEAF_SECONDS;
+    let overdue_at = end - (LEAF_SECONDS + BACKDATE_SECONDS) / 6;
+    for (now, told) in [(renew_at, None), (overdue_at - 1, None), (overdue_at, Some(end))] {
+        assert_eq!(overdue(&node, now).expect("read"), told, "{}", now - NOW);
+    }
+    assert!(overdue("no certificate", NOW).is_err());
 }
 
 #[test]

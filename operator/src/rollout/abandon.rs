@@ -39,6 +39,7 @@ pub struct Standing {
 /// Why the recorded cluster may be given up once nobody holds it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Cause {
+    Hibernated,
     NeverFormed,
     Refound,
     Asked,
@@ -47,6 +48,7 @@ enum Cause {
 impl fmt::Display for Cause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
+            Self::Hibernated => "it was hibernated without volumes",
             Self::NeverFormed => "it was never seen to be formed",
             Self::Refound => "onRegistryLoss is Refound",
             Self::Asked => "the annotation shoal.dev/recover names it",
@@ -64,7 +66,8 @@ pub(super) fn abandon(scene: &Scene<'_>) -> Option<Decision> {
 }
 
 fn begin(scene: &Scene<'_>, cluster: &str) -> Option<Decision> {
-    if scene.desired.replicas == 0 || !is_held_by_nobody(scene, cluster) {
+    let awake = scene.desired.replicas > 0 && is_held_by_nobody(scene, cluster);
+    if !awake && !ended_with_its_pods(scene) {
         return None;
     }
     match cause(scene, cluster) {
@@ -96,7 +99,9 @@ fn go_on(scene: &Scene<'_>, mark: &Mark, recorded: Option<&str>) -> Option<Decis
     if let Some(holder) = holder(scene, cluster) {
         return keep(holder);
     }
-    if scene.desired.replicas == 0 || cause(scene, cluster).is_none() {
+    let asked = cause(scene, cluster);
+    let sleeps = scene.desired.replicas == 0 && asked != Some(Cause::Hibernated);
+    if sleeps || asked.is_none() {
         return keep("nobody asks for it any more".to_owned());
     }
     // Whoever took the StatefulSet away took pods that were to answer: it is made again first.
@@ -153,7 +158,7 @@ fn holder(scene: &Scene<'_>, cluster: &str) -> Option<String> {
 
 /// All pods of the StatefulSet, and no others, have answered that they hold neither this cluster
 /// nor a formed one.
-fn is_held_by_nobody(scene: &Scene<'_>, cluster: &str) -> bool {
+pub(super) fn is_held_by_nobody(scene: &Scene<'_>, cluster: &str) -> bool {
     let size = scene.set().replicas;
     let answered = |ordinal| {
         let pod = scene.observed.pods.get(&ordinal);
@@ -166,6 +171,16 @@ fn is_held_by_nobody(scene: &Scene<'_>, cluster: &str) -> bool {
         && holder(scene, cluster).is_none()
 }
 
+/// Hibernated, and without volumes its last pod took the registry along.
+fn ended_with_its_pods(scene: &Scene<'_>) -> bool {
+    let set = scene.set();
+    is_hibernated(scene) && set.replicas == 0 && scene.observed.pods.is_empty()
+}
+
+fn is_hibernated(scene: &Scene<'_>) -> bool {
+    scene.desired.ephemeral && scene.set().former.is_some()
+}
+
 /// Nobody holds the recorded cluster, and only a human may give it up.
 pub(super) fn is_lost(scene: &Scene<'_>, cluster: &str) -> bool {
     is_held_by_nobody(scene, cluster) && cause(scene, cluster).is_none()
@@ -174,7 +189,9 @@ pub(super) fn is_lost(scene: &Scene<'_>, cluster: &str) -> bool {
 fn cause(scene: &Scene<'_>, cluster: &str) -> Option<Cause> {
     // A volume that no pod mounts may be that of somebody who was recovered by hand.
     let mounted = |claim: &Claim| scene.observed.pods.contains_key(&claim.ordinal);
-    if !scene.observed.formed && scene.observed.claims.iter().all(mounted) {
+    if is_hibernated(scene) {
+        Some(Cause::Hibernated)
+    } else if !scene.observed.formed && scene.observed.claims.iter().all(mounted) {
         Some(Cause::NeverFormed)
     } else if scene.desired.refounds {
         Some(Cause::Refound)

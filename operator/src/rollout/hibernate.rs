@@ -1,6 +1,7 @@
-//! Replicas 0 and state Stopped: everything closes in place, and nothing is lost.
+//! Replicas 0 and state Stopped: everything closes in place, and volumes are kept. Without volumes the
+//! registry ends with the last pod, and another is founded later.
 
-use super::{Activity, Decision, Drain, Life, Registry, Scene, Step, found};
+use super::{Activity, Decision, Drain, Life, Registry, Scene, Step, abandon, found};
 
 pub(super) fn stop(scene: &Scene<'_>) -> Option<Decision> {
     if scene.desired.replicas > 0 {
@@ -34,6 +35,10 @@ pub(super) fn stop(scene: &Scene<'_>) -> Option<Decision> {
         Registry::Founding { .. } | Registry::Unknown { .. } if nobody_runs => {
             Some(Decision::step(Activity::Removing, to_zero))
         }
+        // What nobody holds any more cannot form, and there is nothing to keep.
+        Registry::Founding { .. } if is_lost(scene) => {
+            Some(Decision::step(Activity::Removing, to_zero))
+        }
         // Its founders hold nothing that a quorum agreed on: it is helped to form before it stops.
         Registry::Founding { .. } => found::form(scene).or_else(|| {
             let text = "the cluster is to form before it can be hibernated";
@@ -46,9 +51,20 @@ pub(super) fn stop(scene: &Scene<'_>) -> Option<Decision> {
     }
 }
 
+fn is_lost(scene: &Scene<'_>) -> bool {
+    let recorded = scene.observed.identity.as_ref().and_then(|identity| identity.cluster.as_ref());
+    scene.observed.formed && recorded.is_some_and(|id| abandon::is_held_by_nobody(scene, id))
+}
+
 /// The former members first: they hold the registry.
 pub(super) fn resume(scene: &Scene<'_>) -> Option<Decision> {
     let former = scene.set().former?;
+    if scene.set().replicas == 0 && scene.desired.ephemeral {
+        // Beside one that still ends, an empty pod would wait for a quorum that is no more. Once all are
+        // gone and their cluster is given up, there are no former members.
+        let wait = || Decision::wait(Activity::ScalingUp, "the last pods are to end");
+        return (!scene.observed.pods.is_empty()).then(wait);
+    }
     if scene.set().replicas == 0 {
         let step = Step::Resize { replicas: former, former: Some(former) };
         return Some(Decision::step(Activity::ScalingUp, step));

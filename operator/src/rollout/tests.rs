@@ -36,6 +36,21 @@ fn settle(world: &mut World, limit: u32) -> u32 {
     ticks
 }
 
+/// Ticks and steps until the world is so.
+fn until(world: &mut World, wanted: impl Fn(&World, &Decision) -> bool) {
+    let mut decision = Decision::default();
+    for _ in 0..500 {
+        if wanted(world, &decision) {
+            return;
+        }
+        decision = world.step();
+        if decision.step.is_none() {
+            world.tick();
+        }
+    }
+    panic!("it never comes: {}", world.picture());
+}
+
 fn formed(replicas: u32, seed: u64) -> World {
     let mut world = World::new(replicas, seed);
     settle(&mut world, 200);
@@ -82,11 +97,7 @@ fn removals_take_the_highest_ordinal_first_and_as_a_number() {
 fn a_pod_that_may_be_joining_is_not_taken_away_unseen() {
     let mut world = formed(3, 4);
     world.desired.replicas = 4;
-    while !world.seen.pods.contains_key(&3) {
-        if world.step().step.is_none() {
-            world.tick();
-        }
-    }
+    until(&mut world, |world, _| world.seen.pods.contains_key(&3));
     world.desired.replicas = 3;
     let pod = world.seen.pods.get_mut(&3).unwrap();
     (pod.down, pod.age) = (Duration::ZERO, Duration::from_secs(5));
@@ -106,9 +117,7 @@ fn a_pod_that_may_be_joining_is_not_taken_away_unseen() {
 fn a_drain_is_taken_back_until_it_is_closed() {
     let mut world = formed(5, 4);
     world.desired.replicas = 4;
-    while !matches!(world.step().step, Some(Step::DrainForRemoval { .. })) {
-        world.tick();
-    }
+    until(&mut world, |_, now| matches!(now.step, Some(Step::DrainForRemoval { .. })));
     world.desired.replicas = 5;
     let step = world.step().step;
     assert!(matches!(step, Some(Step::CancelDrain { ref name, .. }) if name == "x-4"), "{step:?}");
@@ -135,9 +144,7 @@ fn a_node_that_closed_before_it_was_wanted_again_makes_room_for_its_successor() 
     for asleep in [false, true] {
         let mut world = formed(5, 4);
         world.desired.replicas = 4;
-        while !matches!(world.step().step, Some(Step::Close { .. })) {
-            world.tick();
-        }
+        until(&mut world, |_, now| matches!(now.step, Some(Step::Close { .. })));
         if asleep {
             world.desired.replicas = 0;
             for _ in 0..50 {
@@ -215,11 +222,7 @@ fn a_template_that_never_ran_is_repaired_by_an_edit() {
 #[test]
 fn a_pod_that_keeps_a_cluster_from_forming_is_named_first() {
     let mut world = World::new(3, 5);
-    while world.seen.pods.len() < 3 {
-        if world.step().step.is_none() {
-            world.tick();
-        }
-    }
+    until(&mut world, |world, _| world.seen.pods.len() == 3);
     let words = "no storage class fast".to_owned();
     let pod = world.seen.pods.get_mut(&1).expect("is there");
     (pod.ready, pod.trouble) = (false, Some(Trouble::Other(words)));
@@ -270,6 +273,32 @@ fn hibernation_keeps_every_volume_and_resumes_with_the_former_members() {
     }
 }
 
+/// Not before the last pod is gone: one that stays could be what is left of a quorum.
+#[test]
+fn without_volumes_a_hibernation_goes_to_its_end_and_another_cluster_is_founded() {
+    for (to, back_after) in [(3, 0), (5, 0), (3, 1), (7, 30), (5, 200)] {
+        let mut world = World::new(5, 6);
+        world.desired.ephemeral = true;
+        settle(&mut world, 200);
+        let before = world.live();
+        world.desired.replicas = 0;
+        until(&mut world, |_, now| matches!(now.step, Some(Step::Resize { replicas: 0, .. })));
+        for _ in 0..back_after {
+            if world.step().step.is_none() {
+                world.tick();
+            }
+        }
+        if back_after == 200 {
+            assert_eq!(world.seen.identity.as_ref().expect("an identity").cluster, None);
+            assert_eq!(world.step(), Decision::default(), "it rests");
+        }
+        world.desired.replicas = to;
+        settle(&mut world, 600);
+        let after = world.live();
+        assert!(after.values().min() > before.values().max(), "{before:?}, {after:?}");
+    }
+}
+
 #[test]
 fn a_cluster_told_to_stop_while_it_forms_forms_and_then_stops() {
     for moment in 0..30 {
@@ -295,11 +324,7 @@ fn a_cluster_told_to_stop_while_it_forms_forms_and_then_stops() {
 fn a_pod_that_joins_while_all_are_told_to_stop_is_told_too() {
     let mut world = formed(3, 12);
     world.desired.replicas = 4;
-    while !world.seen.pods.contains_key(&3) {
-        if world.step().step.is_none() {
-            world.tick();
-        }
-    }
+    until(&mut world, |world, _| world.seen.pods.contains_key(&3));
     world.desired.replicas = 0;
     assert_eq!(world.step().step, Some(Step::StopAll));
     let pod = world.seen.pods.get_mut(&3).unwrap();
@@ -331,9 +356,12 @@ fn a_hibernation_called_off_with_a_new_template_is_rolled_like_any_other() {
 #[test]
 fn changes_of_mind_at_random_moments_end_as_a_fresh_installation_would() {
     for seed in 0..400 {
-        let mut world = World::new(1 + (seed % 5) as u32, seed);
+        let ephemeral = seed % 4 == 3;
+        let least = if ephemeral { 3 } else { 1 };
+        let mut world = World::new(least + (seed % 5) as u32, seed);
+        world.desired.ephemeral = ephemeral;
         for _ in 0..150 {
-            let replicas = [0, 1, 2, 3, 4, 5, 7, 11];
+            let replicas = [0, least, 2.max(least), 3, 4, 5, 7, 11];
             match world.chance.below(40) {
                 0..=2 => {
                     let index = world.chance.below(replicas.len() as u64) as usize;
@@ -353,7 +381,7 @@ fn changes_of_mind_at_random_moments_end_as_a_fresh_installation_would() {
                 world.tick();
             }
         }
-        world.desired.replicas = 1 + (seed % 7) as u32;
+        world.desired.replicas = least + (seed % 7) as u32;
         world.revision += 1;
         settle(&mut world, 1_500);
     }

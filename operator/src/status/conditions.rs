@@ -185,6 +185,9 @@ impl<'a> Facts<'a> {
         if !self.down.is_empty() {
             return row(Degraded::MemberDown, self.down.join(", "));
         }
+        if let Some(certificate) = self.scene.overdue {
+            return row(Degraded::CertificateExpiring, certificate);
+        }
         match self.known.and_then(shared_zone) {
             Some(zone) => row(Degraded::VotersShareZone, zone),
             None => row(Degraded::None, ""),

@@ -64,8 +64,18 @@ fn shown(
     refusal: Option<&Refusal>,
     second: i64,
 ) -> ShardClusterStatus {
+    status(&scene(cluster, observed, decision, refusal, second))
+}
+
+fn scene<'a>(
+    cluster: &'a ShardCluster,
+    observed: &'a Observed,
+    decision: &'a Decision,
+    refusal: Option<&'a Refusal>,
+    second: i64,
+) -> Scene<'a> {
     let now = Timestamp::from_second(second).expect("a time");
-    status(&Scene { cluster, observed, decision, refusal, version: Some("1.0.0"), now })
+    Scene { cluster, observed, decision, refusal, version: Some("1.0.0"), overdue: None, now }
 }
 
 fn reason(status: &ShardClusterStatus, kind: &str) -> (String, String) {
@@ -130,6 +140,22 @@ fn a_lost_volume_of_a_wanted_member_is_named_first() {
     is(&lost, "Degraded", "True", "VolumeLost");
     let row = lost.conditions.iter().find(|row| row.type_ == "Degraded").expect("there");
     assert!(row.message.contains("claim data-x-2 is gone"), "{}", row.message);
+}
+
+#[test]
+fn a_certificate_that_nobody_renews_costs_margin_and_nothing_else() {
+    let (cluster, mut observed, decision) = (cluster(3), observed(3), Decision::default());
+    let words = "Secret x-ca: its certificate ends 2030-01-01T00:00:00Z and was not renewed";
+    let overdue = |observed: &Observed| {
+        status(&Scene { overdue: Some(words), ..scene(&cluster, observed, &decision, None, 1) })
+    };
+    let shown = overdue(&observed);
+    is(&shown, "Degraded", "True", "CertificateExpiring");
+    is(&shown, "Ready", "True", "AsSpecified");
+    let row = shown.conditions.iter().find(|row| row.type_ == "Degraded").expect("there");
+    assert_eq!(row.message, words);
+    members(&mut observed).nodes[2].life = Life::Fenced;
+    is(&overdue(&observed), "Degraded", "True", "MemberDown");
 }
 
 #[test]

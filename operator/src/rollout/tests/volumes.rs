@@ -68,9 +68,7 @@ fn a_machine_that_comes_back_half_way_keeps_its_member() {
     let mut world = after_loss(3, Lost::Gone);
     world.desired.replaces_lost = true;
     let before = world.live();
-    while !matches!(world.step().step, Some(Step::DrainForRemoval { .. })) {
-        world.tick();
-    }
+    until(&mut world, |_, now| matches!(now.step, Some(Step::DrainForRemoval { .. })));
     world.find_volume(1);
     let step = world.step().step;
     assert!(matches!(step, Some(Step::CancelDrain { .. })), "{step:?}");

@@ -62,6 +62,7 @@ impl World {
             deletes_claims: true,
             replaces_lost: false,
             replace: None,
+            ephemeral: false,
             refounds: false,
             recover: None,
         };
@@ -156,27 +157,7 @@ impl World {
     /// What no step may do.
     fn judge(&self, step: &Step) {
         match step {
-            Step::DeletePod { name, uid, why } => {
-                let pod = self.seen.pods.values().find(|pod| pod.uid == *uid).expect("is there");
-                let node = self.members.nodes.iter().find(|node| node.pod_uid == *uid);
-                match why {
-                    Deletion::NotRunning => {
-                        let unknown = node.is_none() && !pod.ready;
-                        assert!(!pod.down.is_zero() || unknown, "{name} runs");
-                    }
-                    Deletion::Rolled => {
-                        let node = node.expect("a member");
-                        assert_eq!((node.owned, node.receiving), (0, 0), "{name} owns shards");
-                        assert!(!node.voter || self.spares(node.id) || self.voters() <= 2);
-                    }
-                    Deletion::Alone => {
-                        let up = self.members.nodes.iter().filter(|n| n.life == Life::Up);
-                        assert!(up.count() <= 1, "{name} is not alone");
-                    }
-                    Deletion::Parked => assert_eq!(node.expect("a member").life, Life::Left),
-                    Deletion::NodeLost => assert!(pod.node_lost),
-                }
-            }
+            Step::DeletePod { name, uid, why } => self.judge_deletion(name, uid, *why),
             Step::Resize { replicas, former: None } if self.formed() => {
                 for (ordinal, pod) in self.seen.pods.range(replicas..) {
                     let name = Self::name(*ordinal);
@@ -208,13 +189,16 @@ impl World {
                 let node = self.members.nodes.iter().find(|n| n.id == *node).expect("known");
                 assert!(*force || (!node.voter && node.owned == 0), "{} still matters", node.name);
             }
+            // Nobody here answers that he holds nothing.
+            Step::Abandon { .. } | Step::Forget { .. } => {
+                assert!(self.desired.ephemeral, "{step}: volumes hold it");
+                assert!(self.seen.pods.is_empty(), "{step}: pods hold it");
+            }
             Step::CreateIdentity { .. }
             | Step::Resize { .. }
             | Step::RecordCluster { .. }
             | Step::ConfirmFounding { .. }
-            | Step::Abandon { .. }
             | Step::Keep { .. }
-            | Step::Forget { .. }
             | Step::Configure(_)
             | Step::ReportDeath { .. }
             | Step::CancelDrain { .. }
@@ -223,6 +207,28 @@ impl World {
             | Step::DrainForRestart { .. }
             | Step::Close { .. }
             | Step::AdoptClaim { .. } => {}
+        }
+    }
+
+    fn judge_deletion(&self, name: &str, uid: &str, why: Deletion) {
+        let pod = self.seen.pods.values().find(|pod| pod.uid == uid).expect("is there");
+        let node = self.members.nodes.iter().find(|node| node.pod_uid == uid);
+        match why {
+            Deletion::NotRunning => {
+                let unknown = node.is_none() && !pod.ready;
+                assert!(!pod.down.is_zero() || unknown, "{name} runs");
+            }
+            Deletion::Rolled => {
+                let node = node.expect("a member");
+                assert_eq!((node.owned, node.receiving), (0, 0), "{name} owns shards");
+                assert!(!node.voter || self.spares(node.id) || self.voters() <= 2);
+            }
+            Deletion::Alone => {
+                let up = self.members.nodes.iter().filter(|n| n.life == Life::Up);
+                assert!(up.count() <= 1, "{name} is not alone");
+            }
+            Deletion::Parked => assert_eq!(node.expect("a member").life, Life::Left),
+            Deletion::NodeLost => assert!(pod.node_lost),
         }
     }
 
@@ -242,9 +248,12 @@ impl World {
                 identity.cluster = Some(cluster);
             }
             Step::ConfirmFounding { .. } => self.form(),
-            Step::Abandon { .. } | Step::Keep { .. } | Step::Forget { .. } => {
-                panic!("{step}: nobody here has answered that he holds nothing")
+            Step::Abandon { cluster, .. } => {
+                let mark = Mark { cluster, since: "now".to_owned(), age: Some(Duration::ZERO) };
+                self.seen.identity.as_mut().expect("an identity").abandoning = Some(mark);
             }
+            Step::Keep { .. } => panic!("{step}: nobody here comes to hold what is given up"),
+            Step::Forget { .. } => self.forget(),
             Step::Resize { replicas, former } => {
                 let revision = Some(format!("r{}", self.revision));
                 self.seen.set = Some(Set { replicas, revision, former });
@@ -298,6 +307,13 @@ impl World {
         }
     }
 
+    fn forget(&mut self) {
+        let identity = self.seen.identity.as_mut().expect("an identity");
+        (identity.cluster, identity.abandoning) = (None, None);
+        (self.joined, self.confirmed, self.seen.formed) = (false, false, false);
+        self.members.nodes.clear();
+    }
+
     fn form(&mut self) {
         let identity = self.seen.identity.clone().expect("an identity");
         assert_eq!(identity.cluster.as_deref(), Some("c"), "formed before it was recorded");
@@ -322,6 +338,10 @@ impl World {
 
     /// The world moves on by one second.
     pub fn tick(&mut self) {
+        let mark = self.seen.identity.as_mut().and_then(|identity| identity.abandoning.as_mut());
+        if let Some(age) = mark.and_then(|mark| mark.age.as_mut()) {
+            *age += Duration::from_secs(1);
+        }
         self.pods_end();
         self.pods_begin();
         self.workers_run();
@@ -338,6 +358,9 @@ impl World {
             self.seen.pods.iter().filter(|(_, p)| p.deleting).map(|(n, _)| *n).collect();
         for ordinal in ended {
             let pod = self.seen.pods.remove(&ordinal).expect("is there");
+            if self.desired.ephemeral {
+                self.volumes.remove(&ordinal);
+            }
             let ids: Vec<u64> = self
                 .members
                 .nodes
@@ -382,7 +405,8 @@ impl World {
 
     /// As the StatefulSet's controller does for pods that do not run yet, too.
     fn claim(&mut self, ordinal: u32, uid: String) {
-        if !self.seen.claims.iter().any(|claim| claim.ordinal == ordinal) {
+        if !self.desired.ephemeral && !self.seen.claims.iter().any(|claim| claim.ordinal == ordinal)
+        {
             let name = format!("data-x-{ordinal}");
             let claim = Claim { name, uid, ordinal, ..Claim::default() };
             self.seen.claims.push(claim);
@@ -583,7 +607,7 @@ impl World {
             && pods.clone().all(|pod| pod.ready && !pod.deleting && pod.revision == revision)
             && up.count() == wanted
             && self.members.nodes.iter().filter(|n| n.life != Life::Left).count() == wanted
-            && self.seen.claims.len() == wanted
+            && (self.desired.ephemeral || self.seen.claims.len() == wanted)
     }
 
     pub fn picture(&self) -> String {

@@ -87,7 +87,7 @@ fn certificates(bytes: &[u8]) -> Result<(), String> {
         String::from_utf8_lossy(texts.get(at).map(Vec::as_slice).unwrap_or_default()).into_owned()
     };
     let pair = pki::Pair { certificate: text(0), key: text(1) };
-    let judged = pki::needs_renewal(&text(2), NOW).map(|_| ()).map_err(told);
+    let judged = pki::overdue(&text(2), NOW).map(|_| ()).map_err(told);
     let authority = Authority::of(&pair).map_err(told)?;
     authority.standing(&text(2), NOW).map_err(told)?;
     judged
