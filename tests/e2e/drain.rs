@@ -2,7 +2,10 @@
 
 use std::time::{Duration, Instant};
 
-use shoal_tests::kube::{self, Node, Tier};
+use shoal_tests::{
+    deploy::node_of,
+    kube::{self, Node, Tier},
+};
 
 use crate::stage::{PATIENCE, Stage};
 
@@ -25,12 +28,7 @@ fn a_kubernetes_node_is_drained_whatever_the_replicas() {
         site.apply(&spec).unwrap();
         site.ready(PATIENCE).unwrap();
         let pods = site.pods().unwrap();
-        let of = |node: Node| {
-            let on = |pod: &&k8s_openapi::api::core::v1::Pod| {
-                pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref()) == Some(node.name())
-            };
-            pods.iter().filter(on).count()
-        };
+        let of = |node: Node| pods.iter().filter(|pod| node_of(pod) == node.name()).count();
         // The one that has more of them.
         let drained = if of(Node::One) > of(Node::Two) { Node::One } else { Node::Two };
         let count = of(drained);

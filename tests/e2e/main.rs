@@ -10,6 +10,7 @@ mod drain;
 mod flap;
 mod kill;
 mod life;
+mod machine;
 mod mistakes;
 mod operators;
 mod refound;

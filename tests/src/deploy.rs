@@ -10,5 +10,5 @@ pub use self::{
     images::Images,
     operator::Operator,
     outage::Outage,
-    site::{Site, condition, digest_of, is_ready, name, restarts, uid},
+    site::{Site, condition, digest_of, is_ready, name, node_of, restarts, uid},
 };
