@@ -14,6 +14,7 @@ use shoal_tests::{
 use crate::stage::{PATIENCE, Stage};
 
 const CLASS: &str = "pinned";
+const ZONE: &str = "topology.kubernetes.io/zone";
 /// Of the machine that dies, and of the one that stays: the members, and the successor.
 const VOLUMES: [(Node, usize); 2] = [(Node::Two, 1), (Node::One, 3)];
 
@@ -25,6 +26,10 @@ fn a_member_whose_machine_died_without_a_word_is_replaced_with_its_volume() {
         return;
     }
     pin(&stage.cluster);
+    for node in Node::ALL {
+        let zone = format!("{ZONE}={}", zone(node));
+        stage.cluster.kubectl(&["label", "node", node.name(), "--overwrite", &zone]).unwrap();
+    }
     stage.operator();
     let namespace = stage.namespace("machine");
     let site = stage.site(&namespace);
@@ -39,6 +44,7 @@ fn a_member_whose_machine_died_without_a_word_is_replaced_with_its_volume() {
         .find(|pod| node_of(pod) == Node::Two.name())
         .expect("it has the only volume there");
     let before = member(&site, name(lost)).unwrap();
+    assert_eq!(before.zone, Some(zone(Node::Two)), "as the API server labels the pod");
 
     stage.cluster.kill_node(Node::Two).unwrap();
     within(PATIENCE, || {
@@ -69,6 +75,7 @@ fn a_member_whose_machine_died_without_a_word_is_replaced_with_its_volume() {
         pods.iter().all(|pod| node_of(pod) == Node::One.name()),
         "a pod is on a machine that is gone"
     );
+    assert_eq!(member(&site, name(lost)).unwrap().zone, Some(zone(Node::One)));
     let told = site.events().unwrap();
     for wanted in ["NodeLost", "Removed", "VolumeDeleted"] {
         assert!(told.iter().any(|event| event.reason.as_deref() == Some(wanted)), "{wanted}");
@@ -111,6 +118,10 @@ fn volume(name: &str, node: Node) -> Value {
             }] }] } },
         },
     })
+}
+
+fn zone(node: Node) -> String {
+    format!("zone-of-{}", node.name())
 }
 
 fn member(site: &Site<'_>, name: &str) -> anyhow::Result<Member> {

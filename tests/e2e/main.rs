@@ -5,6 +5,7 @@
 // Everything here is a test, outside of the product.
 #![allow(clippy::unwrap_used, clippy::disallowed_methods)]
 
+mod bare;
 mod calls;
 mod drain;
 mod flap;

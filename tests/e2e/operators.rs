@@ -3,6 +3,7 @@
 use std::thread;
 
 use k8s_openapi::api::core::v1::Pod;
+use serde_json::Value;
 use shoal_tests::{
     deploy::{Site, restarts, uid},
     kube::Tier,
@@ -40,6 +41,7 @@ fn an_operator_is_tested_upgraded_robbed_of_its_lease_and_moved() {
     site.scale(4).unwrap();
     site.ready(PATIENCE).unwrap();
 
+    logs_in_json(&stage);
     nothing_is_left_of_the_test(&stage);
     operator.uninstall().unwrap();
     // The definition stays, and stays the first release's, as the chart's README says.
@@ -50,6 +52,18 @@ fn an_operator_is_tested_upgraded_robbed_of_its_lease_and_moved() {
     calls.end();
     moved.uninstall().unwrap();
     stage.cluster.kubectl(&["delete", "namespace", ELSEWHERE]).unwrap();
+}
+
+/// Each line, with time, level and message.
+fn logs_in_json(stage: &Stage) {
+    let words = ["logs", "--selector=app.kubernetes.io/name=shoal-operator", "--tail=-1"];
+    let log = stage.cluster.kubectl(&[&words[..], &["--namespace", SYSTEM]].concat()).unwrap();
+    assert!(log.lines().count() > 0, "nobody says anything");
+    for line in log.lines() {
+        let told: Value = serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {line}"));
+        let has = |field| told[field].as_str().is_some_and(|text: &str| !text.is_empty());
+        assert!(["timestamp", "level", "message"].into_iter().all(has), "{line}");
+    }
 }
 
 /// Of what `helm test` made.

@@ -412,6 +412,21 @@ fn a_misspelt_template_is_refused_with_its_path() {
 }
 
 #[test]
+fn the_plain_manifests_and_the_examples_are_taken_as_they_stand() {
+    let cluster = cluster();
+    cluster.apply(&committed("deploy/namespace.yaml")).unwrap();
+    let examples = ["demo", "ephemeral", "hpa"].map(|name| format!("deploy/examples/{name}.yaml"));
+    let examples = examples.iter().map(|path| ("-f", path.as_str()));
+    for (flag, path) in [("-k", "deploy")].into_iter().chain(examples) {
+        let path = Path::new(ROOT).join(path).display().to_string();
+        let words =
+            ["apply", "--server-side", "--force-conflicts", "--dry-run=server", flag, &path];
+        let said = cluster.kubectl(&words).unwrap();
+        assert!(said.contains("serverside-applied"), "{path}: {said}");
+    }
+}
+
+#[test]
 fn the_chart_is_rendered_as_it_was_reviewed() {
     let cluster = Cluster::shared(Tier::Api).unwrap();
     let script = Path::new(ROOT).join("deploy/generate.sh");
