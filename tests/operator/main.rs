@@ -10,6 +10,7 @@ mod bad_input;
 mod certificates;
 mod chance;
 mod idle;
+mod leavers;
 mod operators;
 mod process;
 mod refound;
