@@ -9,6 +9,7 @@
 mod bad_input;
 mod certificates;
 mod chance;
+mod held;
 mod idle;
 mod leavers;
 mod operators;

@@ -388,6 +388,64 @@ fn changes_of_mind_at_random_moments_end_as_a_fresh_installation_would() {
 }
 
 #[test]
+fn as_many_non_voters_restart_at_once_as_the_spec_allows_and_one_voter() {
+    for allowed in [1, 2, 3] {
+        let mut world = formed(10, 13);
+        world.desired.max_unavailable = allowed;
+        world.revision = 2;
+        let (mut voters, mut others) = (0, 0);
+        for _ in 0..600 {
+            if world.step().step.is_none() {
+                world.tick();
+            }
+            let Registry::Known(known) = &world.seen.registry else { panic!("a quorum answers") };
+            let away = known.nodes.iter().filter(|n| n.life != Life::Left && !n.target);
+            let (votes, rest): (Vec<_>, Vec<_>) = away.partition(|node| node.voter);
+            (voters, others) = (voters.max(votes.len()), others.max(rest.len()));
+        }
+        assert!(world.is_settled(), "{}", world.picture());
+        assert_eq!((voters, others), (1, allowed as usize));
+    }
+}
+
+#[test]
+fn while_rolls_are_paused_pods_keep_their_revision() {
+    let mut world = formed(3, 14);
+    world.revision = 2;
+    until(&mut world, |_, now| matches!(now.step, Some(Step::DrainForRestart { .. })));
+    world.desired.rolls = false;
+    let step = world.step().step;
+    assert!(matches!(step, Some(Step::CancelDrain { .. })), "{step:?}");
+    world.desired.replicas = 5;
+    for _ in 0..100 {
+        if world.step().step.is_none() {
+            world.tick();
+        }
+    }
+    let revisions: Vec<_> = world.seen.pods.values().map(|pod| pod.revision.as_str()).collect();
+    assert_eq!(revisions, ["r1", "r1", "r1", "r2", "r2"]);
+    world.desired.rolls = true;
+    settle(&mut world, 300);
+}
+
+#[test]
+fn volumes_of_nodes_that_left_stay_where_the_spec_says_so() {
+    let mut world = formed(5, 15);
+    world.desired.deletes_claims = false;
+    let claims = world.seen.claims.clone();
+    world.desired.replicas = 2;
+    for _ in 0..200 {
+        if world.step().step.is_none() {
+            world.tick();
+        }
+    }
+    assert_eq!((world.seen.pods.len(), &world.seen.claims), (2, &claims));
+    world.desired.replicas = 5;
+    settle(&mut world, 300);
+    assert_eq!(world.seen.claims, claims);
+}
+
+#[test]
 fn without_a_quorum_nothing_that_runs_is_touched() {
     let mut world = formed(3, 7);
     world.desired.replicas = 1;
