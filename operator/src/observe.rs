@@ -164,7 +164,7 @@ impl Live {
             down: worker.map_or(age, |worker| down(worker, age, now)),
             node_lost: node.is_some_and(|node| self.lost_nodes.contains(node)),
             ended: worker.and_then(ended),
-            trouble: trouble(pod, self.unbound_claim(pod)),
+            trouble: trouble(pod, self.unbound_claim(pod), age),
             standing: None,
         }
     }
@@ -193,15 +193,14 @@ const IMAGE_REASONS: [&str; 4] =
     ["ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull"];
 
 /// The first complaint: about the place, with the volume that may be what is missing for it; else
-/// about a container.
-fn trouble(pod: &Pod, unbound: Option<&PersistentVolumeClaim>) -> Option<Trouble> {
+/// about a container; else about what containers wait for.
+fn trouble(pod: &Pod, unbound: Option<&PersistentVolumeClaim>, age: Duration) -> Option<Trouble> {
     let status = pod.status.as_ref()?;
-    let refused = status
-        .conditions
-        .iter()
-        .flatten()
-        .find(|condition| condition.type_ == "PodScheduled" && condition.status == "False");
-    if let Some(refused) = refused {
+    let is_false = |type_: &str| {
+        let mut all = status.conditions.iter().flatten();
+        all.find(|condition| condition.type_ == type_ && condition.status == "False")
+    };
+    if let Some(refused) = is_false("PodScheduled") {
         let words = refused.message.clone().or_else(|| refused.reason.clone())?;
         return Some(Trouble::Other(match unbound {
             // The scheduler does not say which one, nor what it asks for.
@@ -211,20 +210,38 @@ fn trouble(pod: &Pod, unbound: Option<&PersistentVolumeClaim>) -> Option<Trouble
     }
     let containers = status.init_container_statuses.iter().flatten();
     let containers = containers.chain(status.container_statuses.iter().flatten());
-    containers.into_iter().find_map(|container| {
-        let waiting = container.state.as_ref()?.waiting.as_ref()?;
-        let reason = waiting.reason.as_deref()?;
-        if reason == "ContainerCreating" || reason == "PodInitializing" {
-            return None;
-        }
-        let words = waiting.message.as_deref().unwrap_or_default();
-        let words = format!("container {}: {reason} {words}", container.name);
-        let words = words.trim_end().to_owned();
-        Some(if IMAGE_REASONS.contains(&reason) {
-            Trouble::Image(words)
-        } else {
-            Trouble::Other(words)
+    containers.into_iter().find_map(trouble_of).or_else(|| {
+        // The kubelet names a Secret that is missing in an event alone.
+        (age >= rollout::NOT_RUNNING && is_false("PodReadyToStartContainers").is_some()).then(|| {
+            let name = pod.metadata.name.as_deref().unwrap_or_default();
+            Trouble::Other(format!(
+                "a volume of it or its network is not ready: `kubectl describe pod {name}` says why"
+            ))
         })
+    })
+}
+
+fn trouble_of(container: &ContainerStatus) -> Option<Trouble> {
+    let state = container.state.as_ref()?;
+    let ended = [Some(state), container.last_state.as_ref()].into_iter().flatten();
+    let code = ended.filter_map(|state| state.terminated.as_ref()).next().map(|end| end.exit_code);
+    let code = code.filter(|code| *code != 0).map(|code| format!("ended with exit code {code}"));
+    let Some(waiting) = &state.waiting else {
+        let words = code.filter(|_| state.terminated.is_some())?;
+        return Some(Trouble::Other(format!("container {}: {words}", container.name)));
+    };
+    let reason = waiting.reason.as_deref()?;
+    if reason == "ContainerCreating" || reason == "PodInitializing" {
+        return None;
+    }
+    let ended = code.map(|code| format!("{code}, ")).unwrap_or_default();
+    let words = waiting.message.as_deref().unwrap_or_default();
+    let words = format!("container {}: {ended}{reason} {words}", container.name);
+    let words = words.trim_end().to_owned();
+    Some(if IMAGE_REASONS.contains(&reason) {
+        Trouble::Image(words)
+    } else {
+        Trouble::Other(words)
     })
 }
 

@@ -13,8 +13,8 @@ use crate::{
     watch::most_down,
 };
 
-/// What is wrong, and the spec that says so.
-type Mistake = (&'static str, Value);
+/// What is wrong, the spec that says so, and what the operator says of it.
+type Mistake = (&'static str, Value, &'static str);
 
 fn mistakes(stage: &Stage) -> [Mistake; 4] {
     let with = |field: &str, value: Value| {
@@ -34,7 +34,7 @@ fn mistakes(stage: &Stage) -> [Mistake; 4] {
     let fails = json!([{
         "name": "fails",
         "image": stage.images.worker.name,
-        "command": ["/usr/local/bin/shoal", "status", "--address=localhost:9"],
+        "command": ["/usr/local/bin/shoal", "recover", "--data-dir=/none"],
         "securityContext": {
             "allowPrivilegeEscalation": false,
             "capabilities": {"drop": ["ALL"]},
@@ -42,13 +42,19 @@ fn mistakes(stage: &Stage) -> [Mistake; 4] {
         },
     }]);
     [
-        ("image that does not exist", with("image", json!("localhost/none:1"))),
+        ("image that does not exist", with("image", json!("localhost/none:1")), "localhost/none:1"),
         (
             "request that no node satisfies",
             template("containers", json!([{"name": "worker", "resources": requests}])),
+            "Insufficient cpu",
         ),
-        ("secret that is missing", with("podTemplate", missing)),
-        ("init container that fails", template("initContainers", fails)),
+        // Its name is in an event of the kubelet alone.
+        ("secret that is missing", with("podTemplate", missing), "kubectl describe pod orders-"),
+        (
+            "init container that fails",
+            template("initContainers", fails),
+            "container fails: ended with exit code 1",
+        ),
     ]
 }
 
@@ -68,11 +74,11 @@ fn mistakes_in_a_healthy_cluster_take_one_pod_and_no_call() {
     site.apply(&spec(&stage)).unwrap();
     site.ready(PATIENCE).unwrap();
     let calls = Calls::start(&site);
-    for (what, wrong) in mistakes(&stage) {
+    for (what, wrong, said) in mistakes(&stage) {
         let before = site.pods().unwrap();
         let ((), down) = most_down(&site, before.len(), || {
             site.apply(&wrong).unwrap();
-            let words = stalled(&site);
+            let words = stalled(&site, said);
             println!("{what}: {words}");
             site.apply(&spec(&stage)).unwrap();
             site.ready(PATIENCE).unwrap();
@@ -91,7 +97,7 @@ fn mistakes_at_creation_are_repaired_by_an_edit() {
     stage.operator();
     let namespace = stage.namespace("misbegun");
     let site = stage.site(&namespace);
-    for (what, wrong) in mistakes(&stage) {
+    for (what, wrong, _) in mistakes(&stage) {
         site.apply(&wrong).unwrap();
         within(PATIENCE, || all_at(&site)).expect(what);
         assert!(site.status().unwrap().cluster_id.is_none(), "{what}: nothing can have formed");
@@ -100,13 +106,14 @@ fn mistakes_at_creation_are_repaired_by_an_edit() {
     site.ready(PATIENCE).unwrap();
 }
 
-/// What the operator says once it can do no more.
-fn stalled(site: &Site<'_>) -> String {
+/// What the operator says once it can do no more, with these words in it.
+fn stalled(site: &Site<'_>, said: &str) -> String {
     let seen = within(PATIENCE, || {
         let seen = site.get()?;
         let stalled = condition(&seen, "Stalled").context("nothing is said yet")?;
         let observed = stalled.observed_generation == seen.metadata.generation;
         ensure!(observed && stalled.status == "True", "{}: {}", stalled.reason, stalled.message);
+        ensure!(stalled.message.contains(said), "{}", stalled.message);
         Ok(format!("{}: {}", stalled.reason, stalled.message))
     });
     seen.unwrap()

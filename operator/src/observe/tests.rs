@@ -51,3 +51,53 @@ fn a_mark_has_an_age_where_its_time_can_be_read() {
         assert_eq!((mark.since.as_str(), mark.age), (since.unwrap_or_default(), age));
     }
 }
+
+#[test]
+fn what_is_wrong_with_a_pod_is_named_by_what_is_known_of_it() {
+    let pod = |status: serde_json::Value| -> Pod {
+        serde_json::from_value(json!({ "metadata": { "name": "x-1" }, "status": status })).unwrap()
+    };
+    let of = |field: &str, state: serde_json::Value, last: serde_json::Value| {
+        pod(json!({ field: [{
+            "name": "c", "image": "i", "imageID": "", "ready": false, "restartCount": 1,
+            "state": state, "lastState": last,
+        }] }))
+    };
+    let ended = |code: i32| json!({ "terminated": { "exitCode": code } });
+    let waits = |reason: &str| json!({ "waiting": { "reason": reason, "message": "so" } });
+    let other = |words: &str| Some(Trouble::Other(words.to_owned()));
+    let (workers, first) = ("containerStatuses", "initContainerStatuses");
+    let creating = waits("ContainerCreating");
+    let condition =
+        |name: &str| json!([{ "type": name, "status": "False", "message": "no place" }]);
+    let unready = pod(json!({ "conditions": condition("PodReadyToStartContainers") }));
+    let (young, old) = (Duration::from_secs(1), rollout::NOT_RUNNING);
+    let cases = [
+        (pod(json!({ "conditions": condition("PodScheduled") })), young, other("no place")),
+        (of(workers, creating.clone(), json!({})), old, None),
+        (of(workers, waits("Odd"), json!({})), young, other("container c: Odd so")),
+        (
+            of(workers, waits("ErrImagePull"), json!({})),
+            young,
+            Some(Trouble::Image("container c: ErrImagePull so".to_owned())),
+        ),
+        (
+            of(first, waits("CrashLoopBackOff"), ended(64)),
+            young,
+            other("container c: ended with exit code 64, CrashLoopBackOff so"),
+        ),
+        (of(first, ended(1), json!({})), young, other("container c: ended with exit code 1")),
+        (of(first, ended(0), json!({})), young, None),
+        (unready.clone(), young, None),
+        (
+            unready,
+            old,
+            other(
+                "a volume of it or its network is not ready: `kubectl describe pod x-1` says why",
+            ),
+        ),
+    ];
+    for (pod, age, wanted) in cases {
+        assert_eq!(trouble(&pod, None, age), wanted, "{:?}", pod.status);
+    }
+}
