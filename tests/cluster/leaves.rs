@@ -1,9 +1,9 @@
 //! Nodes that are drained: for good, for a restart, and not after all.
 
-use std::time::Duration;
+use std::{fs, thread, time::Duration};
 
 use shoal_proto::shoal::admin::v1::CloseRequest;
-use shoal_tests::{Client, Cluster, Counters, Load, admin, cluster::Row, http, wait};
+use shoal_tests::{Client, Cluster, Counters, Load, Node, admin, cluster::Row, http, wait};
 use tonic::{Code, Status};
 
 /// Twice what is promised of a release build on an idle machine.
@@ -195,6 +195,34 @@ fn not_closed(closed: Result<(), Status>, words: &str) {
     let status = closed.expect_err("it is to be refused");
     assert_eq!(status.code(), Code::FailedPrecondition, "{status:?}");
     assert!(status.message().contains(words), "{status:?} lacks {words:?}");
+}
+
+/// Its directory ends with it, as that of a pod without a volume: with its vote gone as well, one of
+/// three would be left.
+#[test]
+fn a_node_that_takes_its_vote_along_stays_until_the_others_are_a_majority() {
+    let mut cluster = Cluster::prepared(3, 0);
+    for node in &mut cluster.nodes {
+        node.set("EPHEMERAL", "true").set("SHUTDOWN_BUDGET", "120").start();
+    }
+    cluster.settle(3);
+    cluster.nodes[1].leave();
+    fs::remove_dir_all(cluster.nodes[1].data()).unwrap();
+    cluster.nodes[2].terminate();
+    cluster.until("it has handed over", |status| {
+        status.node("node-c").is_some_and(|row| row.life == "closed")
+    });
+    // Far longer than it takes to end connections.
+    thread::sleep(Duration::from_secs(6));
+    assert_eq!(cluster.nodes[2].has_ended(), None, "it took the quorum along");
+    cluster.nodes[1].start();
+    assert_eq!(cluster.nodes[2].ended(), 0);
+    fs::remove_dir_all(cluster.nodes[2].data()).unwrap();
+    cluster.nodes[2].start();
+    cluster.settle(3);
+    // All together wait for nobody.
+    cluster.nodes.iter().for_each(Node::terminate);
+    cluster.nodes.iter_mut().for_each(|node| assert_eq!(node.ended(), 0));
 }
 
 /// S16: a leaver is not closed by who saw it empty once, and its drain is taken back until it is.

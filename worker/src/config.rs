@@ -71,6 +71,10 @@ pub struct RunArgs {
     /// Data directory [default: ./data/<RAFT_ID>]
     #[arg(long, env = "RAFT_DIR", value_name = "PATH")]
     pub raft_dir: Option<PathBuf>,
+    /// true or false: the data directory ends with this node, as on a volume of its pod alone
+    /// [default: false]
+    #[arg(long, env = "EPHEMERAL", value_name = "BOOL")]
+    pub ephemeral: Option<String>,
     /// NODE_ADDRESS of any member to join; empty founds a cluster of one
     #[arg(long, env = "JOIN_ADDRESS", value_name = "HOST:PORT")]
     pub join_address: Option<String>,
@@ -143,6 +147,8 @@ pub struct Config {
     pub bind_host: String,
     pub raft_id: String,
     pub raft_dir: PathBuf,
+    /// The data directory ends with this node: it takes its vote along.
+    pub ephemeral: bool,
     pub start: Start,
     pub discovery: Discovery,
     /// `None` outside of a pod.
@@ -212,6 +218,7 @@ impl Config {
             restarts: args.restarts,
             bind_host: bind_host(args.bind_address.as_deref(), &node_address, pod.is_some())?,
             raft_dir: args.raft_dir.clone().unwrap_or_else(|| PathBuf::from("data").join(&raft_id)),
+            ephemeral: args.ephemeral.as_deref().map_or(Ok(false), ephemeral)?,
             start,
             discovery,
             kube_config: args.kube_config.clone(),
@@ -235,6 +242,10 @@ impl Config {
             raft_id,
         })
     }
+}
+
+fn ephemeral(text: &str) -> Result<bool, Error> {
+    text.parse().map_err(|_| invalid("EPHEMERAL", text, "it is neither", "set true or false"))
 }
 
 fn weight(text: &str) -> Result<u32, Error> {

@@ -156,6 +156,9 @@ fn environment(cluster: &Cluster<'_>) -> Vec<Value> {
         value("TLS_MODE", if tls { "mutual" } else { "disabled" }.to_owned()),
         value("TLS_CLIENTS", clients.to_owned()),
     ];
+    if cluster.spec.storage.kind == StorageType::Ephemeral {
+        all.push(value("EPHEMERAL", "true".to_owned()));
+    }
     if tls {
         all.extend([
             value("TLS_CERT", "/etc/shoal/tls/$(POD_NAME).crt".to_owned()),

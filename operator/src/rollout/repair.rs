@@ -1,7 +1,9 @@
 //! What is broken is repaired whatever the health of the rest; only a volume is not given up without a
 //! quorum.
 
-use super::{Activity, Claim, Decision, Deletion, Life, Lost, NOT_RUNNING, Registry, Scene, Step};
+use super::{
+    Activity, Claim, Decision, Deletion, Life, Lost, NOT_RUNNING, Pod, Registry, Scene, Step,
+};
 use crate::crd::annotation;
 
 /// A pod of a Node that is gone never ends by itself.
@@ -52,7 +54,7 @@ pub(super) fn outdated_and_down(scene: &Scene<'_>) -> Option<Decision> {
             Registry::Unknown { .. } => false,
         };
         let useless = pod.down >= NOT_RUNNING || (pod.age >= NOT_RUNNING && runs_unregistered());
-        useless && !pod.deleting && scene.is_outdated(pod)
+        useless && !pod.deleting && scene.is_outdated(pod) && scene.may_lose(pod)
     })?;
     let step =
         Step::DeletePod { name: pod.name.clone(), uid: pod.uid.clone(), why: Deletion::NotRunning };
@@ -60,6 +62,18 @@ pub(super) fn outdated_and_down(scene: &Scene<'_>) -> Option<Decision> {
 }
 
 impl Scene<'_> {
+    /// Without volumes a pod that has run takes its directory along. While no quorum answers, one of
+    /// them at most is given up: the others may be all that is left of the registry.
+    fn may_lose(&self, pod: &Pod) -> bool {
+        let holds = self.desired.ephemeral && self.observed.formed && pod.down < pod.age;
+        let pods = &self.observed.pods;
+        let is_first = || {
+            let untouched = |other: &Pod| !other.deleting && self.is_outdated(other);
+            pods.len() == self.set().replicas as usize && pods.values().all(untouched)
+        };
+        !holds || self.members().is_some() || is_first()
+    }
+
     /// Wanted, and its pod finds no place because of this claim.
     fn lost_claim(&self, name: &str) -> Option<&Claim> {
         let ordinal = self.ordinal(name).filter(|_| self.is_wanted(name))?;

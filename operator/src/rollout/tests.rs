@@ -220,6 +220,36 @@ fn a_template_that_never_ran_is_repaired_by_an_edit() {
 }
 
 #[test]
+fn without_volumes_one_pod_at_most_is_given_up_while_no_quorum_answers() {
+    let mut world = World::new(3, 16);
+    world.desired.ephemeral = true;
+    settle(&mut world, 200);
+    let minute = Duration::from_secs(60);
+    for ordinal in [1, 2] {
+        let pod = world.seen.pods.get_mut(&ordinal).unwrap();
+        (pod.ready, pod.down, pod.age) = (false, NOT_RUNNING, minute);
+    }
+    world.seen.set.as_mut().unwrap().revision = Some("r2".to_owned());
+    world.seen.registry = Registry::Unknown { why: "two of three are down".to_owned() };
+    let given_up = |world: &World| match next(&world.desired, &world.seen).step {
+        Some(Step::DeletePod { name, why: Deletion::NotRunning, .. }) => Some(name),
+        None => None,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(given_up(&world).as_deref(), Some("x-1"));
+    let successor = world.seen.pods.get_mut(&1).unwrap();
+    (successor.revision, successor.down) = ("r2".to_owned(), Duration::ZERO);
+    assert_eq!(given_up(&world), None);
+    // One that has never run holds nothing.
+    world.seen.pods.get_mut(&2).unwrap().down = minute;
+    assert_eq!(given_up(&world).as_deref(), Some("x-2"));
+    world.seen.pods.get_mut(&2).unwrap().down = NOT_RUNNING;
+    // A directory on a volume outlives its pod.
+    world.desired.ephemeral = false;
+    assert_eq!(given_up(&world).as_deref(), Some("x-2"));
+}
+
+#[test]
 fn a_pod_that_keeps_a_cluster_from_forming_is_named_first() {
     let mut world = World::new(3, 5);
     until(&mut world, |world, _| world.seen.pods.len() == 3);

@@ -12,11 +12,12 @@ use crate::{
 };
 
 /// What a worker reads from its environment and the operator decides.
-pub const RESERVED_ENV: [&str; 26] = [
+pub const RESERVED_ENV: [&str; 27] = [
     "ADMIN_ADDRESS",
     "BIND_ADDRESS",
     "BOOTSTRAP_EXPECT",
     "DISCOVERY",
+    "EPHEMERAL",
     "HTTP_ADDRESS",
     "IDENTITY_FILE",
     "JOIN_ADDRESS",

@@ -24,7 +24,7 @@ use crate::{
 };
 
 pub use report::{Finding, Why};
-pub use spare::spares;
+pub use spare::{may_take_vote_along, spares};
 pub use transfer::Transfer;
 
 /// A learner is promoted after being healthy for this long.

@@ -16,6 +16,7 @@ fn args(set: &[(&str, &str)]) -> RunArgs {
             "RAFT_ADDRESS" => args.raft_address = value,
             "BIND_ADDRESS" => args.bind_address = value,
             "RAFT_ID" => args.raft_id = value,
+            "EPHEMERAL" => args.ephemeral = value,
             "JOIN_ADDRESS" => args.join_address = value,
             "PEER_ADDRESSES" => args.peer_addresses = value,
             "DISCOVERY" => args.discovery = value,
@@ -167,6 +168,10 @@ fn every_bad_setting_of_a_pod_is_named_with_its_remedy() {
         (&[("DISCOVERY", "dns:a"), ("JOIN_ADDRESS", "a:1")], "JOIN_ADDRESS and DISCOVERY exclude"),
         (&[("DISCOVERY", "dns:a"), ("IDENTITY_FILE", "f")], "found by no address"),
         (&[("DISCOVERY", "static"), ("BOOTSTRAP_EXPECT", "3")], "has no names"),
+        (
+            &[("IDENTITY_FILE", "f"), ("EPHEMERAL", "yes")],
+            "EPHEMERAL is \"yes\": it is neither; set true or false",
+        ),
     ];
     for (set, expected) in table {
         let error = in_pod(set).expect_err(expected);

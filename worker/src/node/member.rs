@@ -4,10 +4,11 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use futures::FutureExt as _;
 use shoal_core::{
+    autopilot::may_take_vote_along,
     handoff::{Process, Report},
-    id::{ClusterId, NodeId},
-    registry::Command,
-    session::holder::Why,
+    id::{ClusterId, NodeId, Timestamp},
+    registry::{Command, Drain},
+    session::{holder::Why, leave::LOOK_AGAIN},
 };
 use shoal_proto::shoal::{
     admin::v1::admin_server::AdminServer, peer::v1::session_server::SessionServer,
@@ -15,18 +16,20 @@ use shoal_proto::shoal::{
 use tokio::{sync::watch, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
 use super::{EXIT_RAFT, End, Exit, Shared, end_of_session, neighbours};
 use crate::{
     admin,
     control::{self, Control},
     discovery::PeerSet,
+    env::clock,
     found::{self, Cause},
     host::{self, shards::Shards},
     peer::Purpose,
     raft,
     session::{self, Client, Probe, Session},
+    table::Table,
     watch::Client as Watcher,
 };
 
@@ -135,6 +138,9 @@ impl Member {
         let node = self.raft.id();
         let left = session::leave(node, &shared.table, &self.client, &self.session, by).await;
         info!(%node, ?left, "left");
+        if shared.config.ephemeral {
+            vote_spared(&self.raft, &shared.table, by).await;
+        }
     }
 
     pub async fn end(mut self, shared: &Shared) {
@@ -148,6 +154,31 @@ impl Member {
         self.tasks.shutdown().await;
         self.raft.shutdown().await;
     }
+}
+
+/// A directory that ends with its node takes its vote along. Until the log goes on without it, or
+/// nobody is left who needs it, the node stays and votes.
+async fn vote_spared(raft: &raft::Handle, table: &Table, by: Timestamp) {
+    let mut map = table.watch_map();
+    while !clock::now().until_maybe_past(by).is_zero() {
+        map.borrow_and_update();
+        if is_vote_spared(raft, table) {
+            return;
+        }
+        // A closed channel only means that nothing changes any more.
+        drop(tokio::time::timeout(LOOK_AGAIN, map.changed()).await);
+    }
+    warn!(node = %raft.id(), "its vote is needed, and goes with its directory");
+}
+
+fn is_vote_spared(raft: &raft::Handle, table: &Table) -> bool {
+    let (members, registry) = (raft.membership(), table.registry());
+    let stays = |id: NodeId| {
+        let row = registry.node(id);
+        row.is_some_and(|row| row.life.is_up() && row.drain == Drain::None && !row.marked)
+    };
+    let retiring = members.joint.then_some(&members.retiring);
+    may_take_vote_along(&members.voters, retiring, raft.id(), stays)
 }
 
 fn shards(shared: &Arc<Shared>, node: NodeId, client: &Client) -> Shards {

@@ -107,6 +107,7 @@ fn place<'a>(args: &'a mut RunArgs, setting: &str) -> Option<&'a mut Option<Stri
         "LEASE" => &mut args.lease,
         "WEIGHT" => &mut args.weight,
         "ZONE" => &mut args.zone,
+        "EPHEMERAL" => &mut args.ephemeral,
         "MAX_PAYLOAD" => &mut args.max_payload,
         "CALL_MEMORY" => &mut args.call_memory,
         "SHUTDOWN_BUDGET" => &mut args.shutdown_budget,

@@ -21,6 +21,18 @@ pub fn spares(
     retiring.is_none() && left > voters.len() / 2
 }
 
+/// Whether a node whose directory ends with it may end: its vote is spared, or no other voter stays
+/// that would need it. `stays` as for [`spares`].
+pub fn may_take_vote_along(
+    voters: &BTreeSet<NodeId>,
+    retiring: Option<&BTreeSet<NodeId>>,
+    node: NodeId,
+    stays: impl Fn(NodeId) -> bool,
+) -> bool {
+    let needed = voters.iter().any(|id| *id != node && stays(*id));
+    !needed || spares(voters, retiring, node, stays)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -40,6 +52,18 @@ mod tests {
         assert!(!may_go(3, 1), "one of the other two is away");
         assert!(may_go(5, 1));
         assert!(!may_go(5, 2));
+    }
+
+    #[test]
+    fn a_directory_that_ends_waits_for_those_who_stay_and_for_nobody_else() {
+        let may_end = |voters: u64, away: u64| {
+            may_take_vote_along(&nodes(1..=voters), None, NodeId(1), |id| id.0 > 1 + away)
+        };
+        assert!(may_end(3, 0));
+        assert!(!may_end(3, 1), "with it the last of the others is no majority");
+        assert!(may_end(3, 2), "all stop together");
+        assert!(may_end(1, 0));
+        assert!(may_end(5, 1) && !may_end(5, 2) && !may_end(5, 3) && may_end(5, 4));
     }
 
     #[test]

@@ -25,7 +25,7 @@ const POLL: Duration = Duration::from_millis(50);
 /// A readyz that takes longer is asked again.
 const PROBE_PATIENCE: Duration = Duration::from_secs(1);
 /// The settings of `shoal run`: a child gets those given to it and no inherited ones.
-const SETTINGS: [&str; 25] = [
+const SETTINGS: [&str; 26] = [
     "NODE_ADDRESS",
     "RAFT_ADDRESS",
     "ADMIN_ADDRESS",
@@ -33,6 +33,7 @@ const SETTINGS: [&str; 25] = [
     "BIND_ADDRESS",
     "RAFT_ID",
     "RAFT_DIR",
+    "EPHEMERAL",
     "JOIN_ADDRESS",
     "PEER_ADDRESSES",
     "DISCOVERY",
