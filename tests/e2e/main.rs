@@ -7,6 +7,7 @@
 
 mod bare;
 mod calls;
+mod certificates;
 mod drain;
 mod flap;
 mod kill;
