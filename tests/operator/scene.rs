@@ -198,7 +198,7 @@ impl<'a> Scene<'a> {
             let cluster = self.get().await?;
             match condition(&cluster, "Ready") {
                 Some((status, _)) if status == "True" => Ok(()),
-                _ => Err(format!("{}\n{:?}", shown(&cluster), self.standin.seen())),
+                _ => Err(self.picture(&cluster)),
             }
         })
         .await;
@@ -213,9 +213,18 @@ impl<'a> Scene<'a> {
             let row = cluster.status.iter().flat_map(|status| &status.conditions);
             let row = row.into_iter().find(|row| row.type_ == kind && row.reason == reason);
             let current = row.filter(|row| row.observed_generation == cluster.metadata.generation);
-            current.map(|row| row.message.clone()).ok_or_else(|| shown(&cluster))
+            current.map(|row| row.message.clone()).ok_or_else(|| self.picture(&cluster))
         })
         .await
+    }
+
+    /// For people: what is shown, what there is, and whether the operator still looks.
+    fn picture(&self, cluster: &ShardCluster) -> String {
+        let page = self.operator.as_ref().map(|operator| operator.page("/metrics"));
+        let page = page.and_then(Result::ok).unwrap_or_default();
+        let passes: Vec<_> =
+            page.lines().filter(|line| line.contains("shoal_operator_reconciles_total{")).collect();
+        format!("{}\n{:?}\n{passes:?}", shown(cluster), self.standin.seen())
     }
 
     /// Names and uids of the pods.
