@@ -1,7 +1,5 @@
 //! Nodes that are to leave and do not hand over, crash again and again, or lead.
 
-use k8s_openapi::api::events::v1::Event;
-use kube::api::ListParams;
 use serde_json::json;
 use shoal_tests::standin::Knobs;
 
@@ -36,9 +34,7 @@ async fn hangs(scene: &Scene<'_>) {
     assert_eq!(scene.pods().await.len(), 5, "nobody has said that it may go");
     scene.change(json!({ "scaleDown": { "onTimeout": "Remove" } })).await;
     scene.ready().await;
-    let events = scene.api::<Event>().list(&ListParams::default()).await.expect("events").items;
-    let reason = |event: &Event| event.reason.as_deref() == Some("RemovedByForce");
-    assert!(events.iter().any(reason), "the price is not named");
+    scene.has_event("RemovedByForce").await;
 }
 
 async fn crashes(scene: &Scene<'_>) {

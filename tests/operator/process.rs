@@ -108,6 +108,10 @@ impl Drop for Operator {
     fn drop(&mut self) {
         if std::thread::panicking() {
             eprintln!("-- the operator's last words:\n{}", self.last_words());
+            // Whether it still looked.
+            let page = self.page("/metrics").unwrap_or_else(|error| error);
+            let passes = |line: &&str| line.starts_with("shoal_operator_reconciles_total");
+            page.lines().filter(passes).for_each(|line| eprintln!("-- {line}"));
         }
         self.kill();
     }

@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use k8s_openapi::{
     api::core::v1::{ConfigMap, PersistentVolumeClaim, Pod},
-    api::events::v1::Event,
     jiff::{SignedDuration, Timestamp},
 };
 use kube::{
@@ -111,20 +110,6 @@ async fn lose_volumes(scene: &Scene<'_>) {
         let (old, new) = (uids(&before), uids(&now));
         let others = new.len() == old.len() && new.iter().all(|uid| !old.contains(uid));
         if others { Ok(()) } else { Err(format!("{old:?} {new:?}")) }
-    })
-    .await;
-}
-
-async fn has_event(scene: &Scene<'_>, reason: &str) {
-    until_within(&format!("there is an event {reason}"), PATIENCE, async || {
-        let events = scene.api::<Event>().list(&ListParams::default()).await;
-        let events = events.map_err(|error| error.to_string())?.items;
-        let reasons: Vec<_> = events.iter().filter_map(|event| event.reason.clone()).collect();
-        if reasons.iter().any(|other| other == reason) {
-            Ok(())
-        } else {
-            Err(format!("{reasons:?}"))
-        }
     })
     .await;
 }
@@ -245,7 +230,7 @@ fn a_founding_that_died_after_its_record_is_given_up_on_volumes_as_well() {
         lose_volumes(&scene).await;
         scene.standin.set(|knobs| knobs.never_forms = false);
         marked(&scene, &lost).await;
-        has_event(&scene, "Abandoning").await;
+        scene.has_event("Abandoning").await;
         // The whole wait, by the operator's own mark.
         scene.ready_within(PATIENCE + RIGHTS_END).await;
         is_another(&scene, &lost).await;
@@ -285,7 +270,7 @@ fn volumes_that_are_all_lost_are_given_up_for_the_annotation_alone() {
         age(&scene).await;
         // The annotation is left, and asks for nothing any more.
         is_another(&scene, &lost).await;
-        has_event(&scene, "Abandoned").await;
+        scene.has_event("Abandoned").await;
     });
 }
 
@@ -313,7 +298,7 @@ fn s20_empty_pods_beside_one_that_holds_the_cluster_found_nothing() {
         by_hand.abandoning = Some(living.clone());
         by_hand.abandoning_since = Some("2026-01-01T00:00:00Z".to_owned());
         write(&scene, &by_hand).await;
-        has_event(&scene, "Kept").await;
+        scene.has_event("Kept").await;
         let kept = identity(&scene).await;
         assert_eq!((kept.formed_cluster_id, kept.abandoning), (Some(living.clone()), None));
         annotate(&scene, Some(&living)).await;

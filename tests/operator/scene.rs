@@ -7,6 +7,7 @@ use std::{
     time::Duration,
 };
 
+use k8s_openapi::api::events::v1::Event;
 use kube::{
     Api, Client, ResourceExt as _,
     api::{
@@ -218,13 +219,24 @@ impl<'a> Scene<'a> {
         .await
     }
 
-    /// For people: what is shown, what there is, and whether the operator still looks.
+    /// For people: what is shown, and what there is.
     fn picture(&self, cluster: &ShardCluster) -> String {
-        let page = self.operator.as_ref().map(|operator| operator.page("/metrics"));
-        let page = page.and_then(Result::ok).unwrap_or_default();
-        let passes: Vec<_> =
-            page.lines().filter(|line| line.contains("shoal_operator_reconciles_total{")).collect();
-        format!("{}\n{:?}\n{passes:?}", shown(cluster), self.standin.seen())
+        format!("{}\n{:?}", shown(cluster), self.standin.seen())
+    }
+
+    /// Waits until there is an event of this reason.
+    pub async fn has_event(&self, reason: &str) {
+        until_within(&format!("there is an event {reason}"), PATIENCE, async || {
+            let events = self.api::<Event>().list(&ListParams::default()).await;
+            let events = events.map_err(|error| error.to_string())?.items;
+            let reasons: Vec<_> = events.iter().filter_map(|event| event.reason.clone()).collect();
+            if reasons.iter().any(|other| other == reason) {
+                Ok(())
+            } else {
+                Err(format!("{reasons:?}"))
+            }
+        })
+        .await;
     }
 
     /// Names and uids of the pods.

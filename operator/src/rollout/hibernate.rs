@@ -36,7 +36,7 @@ pub(super) fn stop(scene: &Scene<'_>) -> Option<Decision> {
             Some(Decision::step(Activity::Removing, to_zero))
         }
         // What nobody holds any more cannot form, and there is nothing to keep.
-        Registry::Founding { .. } if is_lost(scene) => {
+        Registry::Founding { .. } if nobody_holds_it(scene) => {
             Some(Decision::step(Activity::Removing, to_zero))
         }
         // Its founders hold nothing that a quorum agreed on: it is helped to form before it stops.
@@ -51,7 +51,8 @@ pub(super) fn stop(scene: &Scene<'_>) -> Option<Decision> {
     }
 }
 
-fn is_lost(scene: &Scene<'_>) -> bool {
+/// What has served is on no pod any more.
+fn nobody_holds_it(scene: &Scene<'_>) -> bool {
     let recorded = scene.observed.identity.as_ref().and_then(|identity| identity.cluster.as_ref());
     scene.observed.formed && recorded.is_some_and(|id| abandon::is_held_by_nobody(scene, id))
 }

@@ -276,7 +276,8 @@ impl Kubelet {
         if stands && self.shown.get(&uid) == Some(status) {
             return Ok(());
         }
-        let patch = Patch::Strategic(json!({ "status": status }));
+        // One of the same name may be there by now; with this address it would never get its own.
+        let patch = Patch::Strategic(json!({ "metadata": { "uid": uid }, "status": status }));
         self.pods().patch_status(&pod.name_any(), &PatchParams::default(), &patch).await?;
         self.shown.insert(uid, status.clone());
         Ok(())
