@@ -35,10 +35,11 @@ declare -A beside=()
 beside() {
   local name=$1
   shift
-  # A process group of its own, to end all of it where a rung fails.
-  set -m
-  nice -n 19 "$@" >"target/beside-${name// /-}.log" 2>&1 &
-  set +m
+  # A session of its own, to end all of it where a rung fails; and where the kernel shares
+  # processors among sessions, it is the session that must be nice.
+  # shellcheck disable=SC2016
+  setsid nice -n 19 bash -c 'echo 19 2>/dev/null >/proc/self/autogroup || true; exec "$@"' - "$@" \
+    >"target/beside-${name// /-}.log" 2>&1 &
   beside[$name]=$!
 }
 end_beside() {

@@ -7,7 +7,7 @@ use std::{
     collections::BTreeMap,
     fs,
     path::Path,
-    process,
+    process, thread,
     time::{Duration, Instant},
 };
 
@@ -148,8 +148,13 @@ fn pods_of_two_nodes_reach_each_other_until_one_is_lost() {
     cluster.kill_node(Node::Two).unwrap();
     wait::until("the node is lost", || is("node2", "Unknown"));
     is("node1", "True").unwrap();
-    cluster.start(Component::Containerd(Node::Two)).unwrap();
-    cluster.start(Component::Kubelet(Node::Two)).unwrap();
+    // Both at once, as where power comes back: a kubelet that is first gives up, and is started
+    // again.
+    thread::scope(|scope| {
+        let kubelet = scope.spawn(|| cluster.start(Component::Kubelet(Node::Two)));
+        cluster.start(Component::Containerd(Node::Two)).unwrap();
+        kubelet.join().unwrap().unwrap();
+    });
     wait::until("the node is back", || is("node2", "True"));
     drop(namespace);
     drop(cluster);

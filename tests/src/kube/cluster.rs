@@ -30,6 +30,8 @@ use crate::image::{self, Built};
 
 /// For a component that is started again.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// Of the log of one that has ended: a program says why at the end.
+const LAST_LINES: usize = 8;
 
 /// A cluster that answered when this was made. While it lives no test has the cluster alone.
 #[derive(Debug)]
@@ -212,14 +214,13 @@ impl Cluster {
         match component {
             Component::ApiServer => within(PATIENCE, || running.api_ready()),
             Component::Dns => within(PATIENCE, || running.dns_ready()),
-            // A kubelet that does not find it gives up.
+            Component::Kubelet(node) => running.kubelet_ready(node),
             Component::Containerd(node) => {
                 within(PATIENCE, || run(running.containers(node).arg("version")).map(drop))
             }
             Component::Etcd
             | Component::ControllerManager
             | Component::Scheduler
-            | Component::Kubelet(_)
             | Component::Proxy
             | Component::Volumes => Ok(()),
         }
@@ -279,6 +280,19 @@ impl Cluster {
         component::write_corefile(&self.breakable()?.place.directory().join("etc"), seconds)?;
         self.kill(Component::Dns)?;
         self.start(Component::Dns)
+    }
+
+    /// The components of our own that do not run, each with what it said last.
+    pub(crate) fn ended(&self) -> String {
+        let Kind::Own(running) = &self.kind else { return String::new() };
+        let told = |component: Component| {
+            let name = component.name();
+            let log = fs::read_to_string(running.place.log(&name)).unwrap_or_default();
+            let lines: Vec<_> = log.lines().collect();
+            let last = lines[lines.len().saturating_sub(LAST_LINES)..].join("\n");
+            format!("-- {name} does not run:\n{last}\n")
+        };
+        running.ended().map(told).collect()
     }
 
     fn breakable(&self) -> anyhow::Result<&Running> {

@@ -95,7 +95,7 @@ impl Node {
     }
 
     /// Both kubelets share the network of the cluster.
-    fn health_port(self) -> &'static str {
+    pub(crate) fn health_port(self) -> &'static str {
         match self {
             Self::One => "10248",
             Self::Two => "10258",

@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context as _, ensure};
+use anyhow::{Context as _, bail, ensure};
 use parking_lot::Mutex;
 use rustix::process::Signal;
 
@@ -103,10 +103,8 @@ impl Running {
     /// Every process runs, the API server answers, and every node says that it is ready.
     fn whole(&self, patience: Duration) -> anyhow::Result<()> {
         within(patience, || {
-            for component in Component::of(self.tier) {
-                let recorded = Process::recorded(&self.place.pid(&component.name()));
-                let runs = recorded.is_some_and(Process::runs);
-                ensure!(runs, "{} does not run", component.name());
+            if let Some(ended) = self.ended().next() {
+                bail!("{} does not run", ended.name());
             }
             self.api_ready()?;
             for node in self.tier.nodes() {
@@ -124,16 +122,28 @@ impl Running {
         })
     }
 
+    /// The components that do not run.
+    pub fn ended(&self) -> impl Iterator<Item = Component> {
+        Component::of(self.tier).into_iter().filter(|component| {
+            let recorded = Process::recorded(&self.place.pid(&component.name()));
+            !recorded.is_some_and(Process::runs)
+        })
+    }
+
     pub fn api_ready(&self) -> anyhow::Result<()> {
         self.kubectl(&["get", "--raw=/readyz", "--request-timeout=5s"], "").map(drop)
     }
 
     pub fn dns_ready(&self) -> anyhow::Result<()> {
+        self.answers(DNS_READY.to_owned(), "/ready")
+    }
+
+    fn answers(&self, address: String, path: &'static str) -> anyhow::Result<()> {
         let sandbox = self.sandbox;
         let look = move || -> anyhow::Result<()> {
             sandbox.enter()?;
-            let (code, _) = http::get(DNS_READY, "/ready").map_err(anyhow::Error::msg)?;
-            ensure!(code == 200, "names are not served yet");
+            let (code, _) = http::get(&address, path).map_err(anyhow::Error::msg)?;
+            ensure!(code == 200, "{address}{path} answers {code}");
             Ok(())
         };
         // On a thread of its own: this one stays in the network where it is.
@@ -146,6 +156,18 @@ impl Running {
         cgroup::adopt(&self.place.cgroup(), process.id)?;
         process.record(&self.place.pid(&name))?;
         Ok(())
+    }
+
+    /// Starts it again where it has ended, as what supervises it on other machines does: it gives
+    /// up where its containerd does not answer or still recovers what it ran before.
+    pub fn kubelet_ready(&self, node: Node) -> anyhow::Result<()> {
+        let kubelet = Component::Kubelet(node);
+        within(READY, || {
+            if self.ended().any(|ended| ended == kubelet) {
+                self.start(kubelet)?;
+            }
+            self.answers(format!("127.0.0.1:{}", node.health_port()), "/healthz")
+        })
     }
 
     /// Returns when it has ended.

@@ -74,6 +74,7 @@ impl Drop for Namespace<'_> {
                 // The API server may be what the test has stopped.
                 eprintln!("{}", self.kubectl(what).unwrap_or_else(|error| error.to_string()));
             }
+            eprint!("{}", self.cluster.ended());
             eprintln!("-- kept: namespace {}", self.name);
         } else if !self.kept.load(Ordering::Relaxed) {
             let _ = self.cluster.kubectl(&["delete", "namespace", &self.name, "--wait=false"]);
