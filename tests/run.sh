@@ -61,8 +61,6 @@ settle() {
 trap end_beside EXIT
 
 rung "build" cargo build "${all[@]}" --quiet "${features[@]}" --all-targets
-simulation=("${all[@]}" --quiet --features shoal-sim/sim --test seeds)
-rung "build of the simulation" cargo test "${simulation[@]}" --no-run
 cargo test "${all[@]}" "${features[@]}" --all-targets --no-run 2>target/built.log
 # A copy: what is built beside the suites takes its place for a while.
 mkdir -p target/tested
@@ -80,16 +78,16 @@ fi
 # Most of them wait for timers: more at once than there are processors leave those idle still.
 rung "unit, property and repository tests" cargo test "${all[@]}" --quiet "${features[@]}" \
   --lib --bins --test tidy --test chart -- --test-threads=4
+[ "$(id -u)" != 0 ] || beside "next version" tests/faults/next.sh
 suite "machines together, simulated" machines
-beside "other builds" tests/builds.sh
 suite "clusters of real processes" cluster --test-threads=4
 rung "figures of scale at their smallest" target/debug/shoal-figures \
   --small --shoal "$SHOAL" --out target/bench-small \
   scale-planner scale-registry scale-fencing scale-sessions scale-restart
-settle "other builds"
-rung "every decoder under damaged bytes" \
-  cargo test --workspace --quiet "${features[@]}" --test decoders
+[ "$(id -u)" != 0 ] || settle "next version"
+beside "other builds" tests/builds.sh
 [ "$(id -u)" != 0 ] || suite "faults on processes in network namespaces" faults --test-threads=1
+settle "other builds"
 suite "stock clients under planned changes" clients --nocapture
 rung "demo: planned changes fail nothing" "$SHOAL" dev --demo
 for fault in lose-increment stale-owner; do
@@ -104,7 +102,10 @@ for fault in lose-increment stale-owner; do
 done
 beside "model of sessions and moves, exhaustively" \
   cargo test "${all[@]}" --quiet "${features[@]}" --test proofs --test sameness
-beside "whole clusters, simulated" cargo test "${simulation[@]}"
+beside "whole clusters, simulated" \
+  cargo test "${all[@]}" --quiet --features shoal-sim/sim --test seeds
+beside "every decoder under damaged bytes" \
+  cargo test --workspace --quiet "${features[@]}" --test decoders
 left_out="more seeds, longer loops and soaks (make sim, make soak)"
 [ "$(id -u)" = 0 ] || left_out+="; faults on processes (needs root)"
 if [ -n "$on_kubernetes" ]; then
@@ -119,5 +120,6 @@ else
 fi
 settle "model of sessions and moves, exhaustively"
 settle "whole clusters, simulated"
+settle "every decoder under damaged bytes"
 echo "== all: ${SECONDS} s"
 echo "left out: $left_out"

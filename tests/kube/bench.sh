@@ -21,6 +21,6 @@ export SHOAL_IMAGES=release E2E_FLAPS=${E2E_FLAPS:-10} E2E_KILLS=${E2E_KILLS:-20
     # As the images are built, so that nothing is built twice.
     . tests/kube/reproducible.sh
     cargo build --quiet --release --bin shoal-kube-demo
-    target/release/shoal-kube-demo --rounds "${DEMO_ROUNDS:-10}"
+    target/release/shoal-kube-demo --rounds "${DEMO_ROUNDS:-12}"
   fi
 } 2>&1 | tee target/bench/kubernetes.log
