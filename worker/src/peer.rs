@@ -19,6 +19,7 @@ use shoal_core::{
     id::{NodeId, Timestamp},
     registry::Life,
 };
+use tokio::sync::watch;
 use tonic::transport::{Channel, Endpoint, Server, Uri};
 
 use crate::{
@@ -85,6 +86,8 @@ pub struct AddressBook(Arc<Book>);
 #[derive(Debug, Default)]
 struct Book {
     addresses: RwLock<BTreeMap<NodeId, Known>>,
+    /// Told when another address is to be dialled first.
+    learned: watch::Sender<()>,
     names: RwLock<BTreeMap<String, String>>,
 }
 
@@ -138,6 +141,18 @@ impl AddressBook {
         put(&mut known.addresses, address.to_owned());
         if known.is_first(address) {
             known.refuses = None;
+            drop(book);
+            self.0.learned.send_replace(());
+        }
+    }
+
+    /// Until the node is to be dialled at another address first.
+    async fn moved(&self, node: NodeId, address: &str) {
+        let mut learned = self.0.learned.subscribe();
+        while self.knows(node, |known| known.is_first(address)) {
+            if learned.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
         }
     }
 
@@ -346,16 +361,22 @@ impl Dialer {
             let socket = in_time(CONNECT_TIMEOUT, env::net::connect(&self.address)).await?;
             in_time(SHAKE_TIMEOUT, self.channels.tls.connect(socket, &self.name())).await
         };
-        let opened = opening.await;
-        if let Some(node) = self.node {
-            let book = &self.channels.book;
-            match &opened {
-                Ok(_) => book.answered(node, &self.address),
-                Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
-                    book.refused(node, &self.address, clock::now());
-                }
-                Err(_) => book.failed(node, &self.address),
+        let Some(node) = self.node else { return opening.await };
+        let book = &self.channels.book;
+        let opened = tokio::select! {
+            biased;
+            // Nobody may answer any more where it was: whoever waits asks again where it is.
+            () = book.moved(node, &self.address) => {
+                return Err(io::Error::other("the node is known to be elsewhere"));
             }
+            opened = opening => opened,
+        };
+        match &opened {
+            Ok(_) => book.answered(node, &self.address),
+            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+                book.refused(node, &self.address, clock::now());
+            }
+            Err(_) => book.failed(node, &self.address),
         }
         opened
     }
@@ -462,6 +483,27 @@ mod tests {
         assert_eq!(channels.open.lock()[&(N, Purpose::Raft)].address, "127.0.0.1:2");
         channels.wrong_node(N, Purpose::Raft);
         assert_eq!(book.address(N).as_deref(), Some("127.0.0.1:1"));
+    }
+
+    /// Its pod came back under another address, and nobody answers at the old one.
+    #[tokio::test]
+    async fn a_dial_ends_once_the_node_is_known_elsewhere() {
+        let silent = tokio::net::TcpSocket::new_v4().unwrap();
+        silent.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        // Nothing accepts: what comes beyond the backlog stays without an answer.
+        let silent = silent.listen(1).unwrap();
+        let address = silent.local_addr().unwrap().to_string();
+        let mut waiting = Vec::new();
+        let silence = Duration::from_millis(100);
+        while let Ok(connected) = tokio::time::timeout(silence, env::net::connect(&address)).await {
+            waiting.push(connected.unwrap());
+        }
+        let book = AddressBook::default();
+        book.learn(N, &address);
+        let dialer = Dialer { address, node: Some(N), channels: Channels::new(book.clone()) };
+        let (opened, ()) = tokio::join!(dialer.connect(), async { book.learn(N, "new:1") });
+        assert_eq!(opened.err().unwrap().kind(), io::ErrorKind::Other);
+        assert_eq!(book.address(N).as_deref(), Some("new:1"), "it has kept its turn");
     }
 
     #[tokio::test]

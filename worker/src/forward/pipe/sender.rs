@@ -163,33 +163,43 @@ impl Sender {
         .await
     }
 
+    /// Begins anew when the peer registers a new process: nobody may answer where the last one was.
     async fn dial(&mut self) -> Result<link::Link, dial::Error> {
-        let target = dial::Target {
-            node: self.node.clone(),
-            peer: self.peer,
-            thread: self.thread,
-            generation: self.generation.fetch_add(1, Ordering::Relaxed),
-        };
-        tokio::select! {
-            link = dial::dial(target) => link,
-            never = self.tend() => match never {},
+        loop {
+            let back = self.peer_is_back();
+            let target = dial::Target {
+                node: self.node.clone(),
+                peer: self.peer,
+                thread: self.thread,
+                generation: self.generation.fetch_add(1, Ordering::Relaxed),
+            };
+            tokio::select! {
+                link = dial::dial(target) => return link,
+                () = back => {}
+                never = self.tend() => match never {},
+            }
         }
     }
 
-    /// Until the pause is over, or the peer has registered a new process, which can be reached:
-    /// a restart must not last longer for its callers than for the registry.
-    async fn rest(&mut self, pause: Duration) -> Rested {
+    /// Until the peer has registered a new process, which can be reached.
+    fn peer_is_back(&self) -> impl Future<Output = ()> + use<> {
         let (table, peer) = (self.node.table.clone(), self.peer);
+        let mut map = table.watch_map();
         let incarnation = move || table.routes().peer(peer).map(|peer| peer.incarnation);
         let before = incarnation();
-        let mut map = self.node.table.watch_map();
-        let back = async move {
+        async move {
             while incarnation() == before {
                 if map.changed().await.is_err() {
                     std::future::pending::<()>().await;
                 }
             }
-        };
+        }
+    }
+
+    /// Until the pause is over, or the peer is back: a restart must not last longer for its callers
+    /// than for the registry.
+    async fn rest(&mut self, pause: Duration) -> Rested {
+        let back = self.peer_is_back();
         tokio::select! {
             () = back => Rested::PeerIsBack,
             () = tokio::time::sleep(pause) => Rested::Over,
