@@ -149,11 +149,8 @@ impl AddressBook {
     /// Until the node is to be dialled at another address first.
     async fn moved(&self, node: NodeId, address: &str) {
         let mut learned = self.0.learned.subscribe();
-        while self.knows(node, |known| known.is_first(address)) {
-            if learned.changed().await.is_err() {
-                std::future::pending::<()>().await;
-            }
-        }
+        // Its sender is in the book and cannot end before this does.
+        let _ = learned.wait_for(|()| !self.knows(node, |known| known.is_first(address))).await;
     }
 
     fn knows(&self, node: NodeId, judge: impl FnOnce(&Known) -> bool) -> bool {

@@ -168,6 +168,13 @@ impl Peer {
         self.running = tokio::spawn(port.run());
     }
 
+    /// Listens where it never did.
+    fn move_elsewhere(&mut self) {
+        let port = port("127.0.0.1:0".parse().unwrap(), &self.node, &self.ingress);
+        (self.address, self.leave) = (port.addresses().unwrap()[0], port.leave());
+        self.running = tokio::spawn(port.run());
+    }
+
     async fn client(&self) -> ShoalClient<Channel> {
         let channel = Channel::from_shared(format!("http://{}", self.address)).unwrap();
         ShoalClient::new(channel.connect().await.unwrap()).max_decoding_message_size(16 << 20)
@@ -212,22 +219,28 @@ impl World {
             world.peers[at].id = NodeId(world.apply(command));
         }
         for at in 0..count {
-            let (node, info) = (world.peers[at].id, world.info(at));
-            world.apply(Command::Register(Register {
-                node,
-                replaces: Incarnation::default(),
-                incarnation: world.incarnation(at),
-                info,
-                lock: None,
-                renewed: LogIndex(0),
-                proof: false,
-                reown: false,
-            }));
-            let incarnation = world.incarnation(at);
-            world.peers[at].node.set_me(Process { node, incarnation });
+            world.register(at, world.incarnation(at));
         }
         world.apply(Command::Form { unix_seconds: 9, highest_epoch_found: Epoch::default() });
         world
+    }
+
+    /// A process of a node, in place of the one before; shards of that one have no owner then.
+    fn register(&mut self, at: usize, incarnation: Incarnation) {
+        let (node, info) = (self.peers[at].id, self.info(at));
+        let before = self.registry.node(node).unwrap();
+        let (replaces, renewed) = (before.incarnation, before.renewed);
+        self.apply(Command::Register(Register {
+            node,
+            replaces,
+            incarnation,
+            info,
+            lock: None,
+            renewed,
+            proof: false,
+            reown: false,
+        }));
+        self.peers[at].node.set_me(Process { node, incarnation });
     }
 
     /// Every shard at node `owner`, every table complete.
@@ -237,7 +250,8 @@ impl World {
 
     fn given_to(self, owner: usize) -> Self {
         let mut world = self;
-        let (target, incarnation) = (world.peers[owner].id, world.incarnation(owner));
+        let target = world.peers[owner].id;
+        let incarnation = world.registry.node(target).unwrap().incarnation;
         let items = world.registry.shards().map(|(shard, row)| Assign {
             shard,
             epoch: row.epoch,

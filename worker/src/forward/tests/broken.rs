@@ -58,6 +58,22 @@ async fn what_never_left_the_queue_is_sent_once_the_peer_is_back() {
     assert_eq!(world.peers[1].owner.ran("k"), 1);
 }
 
+/// A pod that comes back under another address, while where it was nothing is heard any more.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_dial_begins_anew_when_the_peer_is_back_elsewhere() {
+    let mut world = World::owned_by(2, 1);
+    world.peers[1].crash().await;
+    let silent = listen_instead(&world.peers[1]).await;
+    let mut client = world.peers[0].client().await;
+    let calling = tokio::spawn(async move { call(&mut client, "k", "incr", "x").await });
+    let _dialled = env::net::accept(&silent).await.unwrap();
+    world.peers[1].move_elsewhere();
+    world.register(1, Incarnation { counter: 2, ..world.incarnation(1) });
+    let world = world.given_to(1);
+    calling.await.unwrap().unwrap();
+    assert_eq!(world.peers[0].node.metrics.pipes_failed.get(), 0, "the dial was waited out");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_never_left_the_queue_follows_its_shard() {
     let mut world = World::owned_by(3, 1);
